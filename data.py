@@ -1,0 +1,166 @@
+"""The data: read and check MNIST, make batches of it, put files on disk whole.
+
+    (x_train, y_train), (x_test, y_test) = load_mnist()
+
+[A] in this project's comments is the article, https://qiita.com/maiwa/items/7ea64fa6da1b37ca2a98,
+[R] its author's repository, https://github.com/mim92/mnist, folder CNN_Autoencoder.
+"""
+
+import argparse
+import contextlib
+import itertools
+import math
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+
+DATA = Path(__file__).resolve().parent / "data" / "mnist.npz"
+OUTPUT_DIR = Path("outputs")
+IMAGE_SHAPE = (28, 28)
+CLASS_NUM = 10  # [A]
+PREDICT_BATCH_SIZE = 500  # where no weights change, any size gives the same result; a large one is quicker
+
+
+class InputError(ValueError):
+    """Something the person at the keyboard can mend; the message says what and how."""
+
+
+def load_mnist(path=DATA):
+    """Read and check an .npz file with MNIST's four arrays.
+
+    Returns (x_train, y_train), (x_test, y_test): images uint8 (n, 28, 28), 0 for paper and 255 for
+    ink; labels int64 (n,), 0 to 9. Raises InputError when the file cannot be read or holds else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
+    except FileNotFoundError:
+        raise InputError(f"no data file {path}: give --data an .npz file") from None
+    except Exception as error:  # a damaged zip or array can fail in a dozen ways
+        raise InputError(f"{path}: not an .npz file with MNIST's four arrays ({error})") from None
+
+    for part in ("train", "test"):
+        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if images.dtype != np.uint8:
+            raise InputError(f"{path}: x_{part} must be uint8, it is {images.dtype}")
+        if images.shape[1:] != IMAGE_SHAPE or len(images) == 0:
+            raise InputError(f"{path}: x_{part} must have the shape (n, 28, 28), n at least 1, not {images.shape}")
+        if labels.shape != (len(images),):
+            raise InputError(f"{path}: y_{part} must have the shape ({len(images)},), not {labels.shape}")
+        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= CLASS_NUM:
+            raise InputError(f"{path}: y_{part} must hold whole numbers from 0 to {CLASS_NUM - 1}")
+        arrays[f"y_{part}"] = labels.astype(np.int64)
+    return (arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])
+
+
+def preprocess(images):
+    """Turn uint8 images (n, 28, 28) into float32 (n, 28, 28, 1), `(255 - x) / 255`: 0 for ink, 1 for paper [R]."""
+    return ((255 - images.astype(np.float32)) / 255)[..., np.newaxis]
+
+
+def epoch_order(count, seed, epoch):
+    """Return the order of the training images in an epoch, a permutation that depends on (seed, epoch) alone."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def batches(images, labels, batch_size, seed=None, first_epoch=0):
+    """Yield batches without end, made from the uint8 arrays; the last one of an epoch may be smaller.
+
+    Without a seed the images keep their order. A batch is (x, targets): x float32 (n, 28, 28, 1);
+    targets by output name, the one-hot label float32 (n, 10) and x itself. Without labels it is (x,).
+    """
+    for epoch in itertools.count(first_epoch):
+        order = np.arange(len(images)) if seed is None else epoch_order(len(images), seed, epoch)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            x = preprocess(images[chosen])
+            if labels is None:
+                yield (x,)
+            else:
+                yield x, {"classification": np.eye(CLASS_NUM, dtype=np.float32)[labels[chosen]], "autoencoder": x}
+
+
+def feed(images, labels, batch_size, seed=None, first_epoch=0):
+    """Make of batches() what Keras' fit, evaluate and predict take on the present backend.
+
+    Returns (x, steps): steps is the number of batches in an epoch; x has no end, so Keras must be told.
+    """
+    import keras
+
+    def make_batches():
+        return batches(images, labels, batch_size, seed, first_epoch)
+
+    steps = math.ceil(len(images) / batch_size)
+    if keras.backend.backend() != "tensorflow":
+        return make_batches(), steps
+
+    import tensorflow as tf
+
+    signature = keras.tree.map_structure(
+        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), next(make_batches())
+    )
+    dataset = tf.data.Dataset.from_generator(make_batches, output_signature=signature).prefetch(2)
+    # Given arrays or a PyDataset, Keras builds a tf.data pipeline with autotuning on. When such a
+    # pipeline's iterator is destroyed, TensorFlow (seen on 2.18 to 2.21) waits for the autotuner's
+    # thread to end its nap, and the naps double up to 60 s: every few epochs one takes up to a
+    # minute longer, with idle cores. A pipeline with autotuning off has no such thread.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options), steps
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """Yield a temporary path; when the block succeeds, the file written there becomes `path` at one stroke."""
+    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser with the options that all scripts share, and errors of one line."""
+
+    def __init__(self, doc):
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument("--output-dir", type=Path, default=OUTPUT_DIR, help="folder of the run (default: outputs)")
+        self.add_argument("--data", type=Path, default=DATA, help="an .npz like MNIST's (default: MNIST)")
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def whole_number(least, most=2**32 - 1):
+    """Return an argparse type: a whole number from `least` to `most`."""
+
+    def parse(text):
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def next_command(script, args):
+    """Return the command line that goes on with the same run."""
+    options = [] if args.output_dir == OUTPUT_DIR else ["--output-dir", str(args.output_dir)]
+    options += [] if args.data == DATA else ["--data", str(args.data)]
+    return shlex.join(["python", *script.split(), *options])
+
+
+def run(main):
+    """Call a script's main(); what its user can mend ends as one line on stderr and status 1."""
+    try:
+        main()
+    except (InputError, OSError, ImportError) as error:
+        message = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else str(error)
+        if isinstance(error, ImportError):
+            message += ": run pip install -r requirements.txt, in the virtual environment if there is one"
+        sys.exit(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}")

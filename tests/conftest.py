@@ -1,0 +1,53 @@
+"""What the tests share: the real MNIST, a small cut of it as a file, and a way to run the scripts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import model  # noqa: F401 - loads Keras, quietly
+from data import load_mnist
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """All of MNIST: (x_train, y_train), (x_test, y_test)."""
+    return load_mnist()
+
+
+@pytest.fixture(scope="session")
+def small_data(mnist, tmp_path_factory):
+    """An .npz file with MNIST's first 320 training and 200 test images: enough to go through every line."""
+    (x_train, y_train), (x_test, y_test) = mnist
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(path, x_train=x_train[:320], y_train=y_train[:320], x_test=x_test[:200], y_test=y_test[:200])
+    return path
+
+
+def run_script(script, *arguments, **environment):
+    """Run one of the project's scripts as its user would; returns the finished process, output as text."""
+    return subprocess.run(
+        [sys.executable, ROOT / script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+    )
+
+
+def succeed(script, *arguments, **environment):
+    """Run a script that must succeed without a word on stderr; returns what it printed."""
+    done = run_script(script, *arguments, **environment)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr + done.stdout
+    return done.stdout
+
+
+def files(folder):
+    """The contents of every file below a folder, by path."""
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,0 +1,69 @@
+"""The data: is it MNIST, and do the batches hold what they should?"""
+
+import hashlib
+import struct
+
+import numpy as np
+
+from data import batches, epoch_order, feed, preprocess
+
+IDX_MD5 = {  # of the four files as first published, unpacked
+    "train images": "6bbc9ace898e44ae57da46a324031adb",
+    "train labels": "a25bea736e30d166cdddb491f175f624",
+    "test images": "2646ac647ad5339dbf082846283269ea",
+    "test labels": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+def idx(array):
+    """An array of bytes as an IDX file: two zeros, type 8 (uint8), the rank, the big-endian sizes, the bytes."""
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def test_arrays_are_the_canonical_files(mnist):
+    for part, (images, labels) in zip(("train", "test"), mnist):
+        assert hashlib.md5(idx(images)).hexdigest() == IDX_MD5[f"{part} images"]
+        assert hashlib.md5(idx(labels)).hexdigest() == IDX_MD5[f"{part} labels"]
+
+
+def test_preprocess_makes_ink_0_and_paper_1():
+    x = preprocess(np.array([0, 51, 255], np.uint8).repeat(784).reshape(3, 28, 28))
+    assert x.dtype == np.float32
+    assert x.shape == (3, 28, 28, 1)
+    assert x[:, 0, 0, 0].tolist() == [1, np.float32(0.8), 0]
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    order = epoch_order(1000, seed=3, epoch=7)
+    assert np.array_equal(np.sort(order), np.arange(1000))
+    assert np.array_equal(order, epoch_order(1000, seed=3, epoch=7))
+    assert not np.array_equal(order, epoch_order(1000, seed=3, epoch=8))
+    assert not np.array_equal(order, epoch_order(1000, seed=4, epoch=7))
+
+
+def test_batches_go_through_every_epoch_in_its_order(mnist):
+    images, labels = mnist[0][0][:100], mnist[0][1][:100]
+    made = batches(images, labels, 32, seed=5, first_epoch=2)
+    for epoch in (2, 3):
+        x, targets = zip(*(next(made) for _ in range(4)))
+        order = epoch_order(100, 5, epoch)
+        assert [len(batch) for batch in x] == [32, 32, 32, 4]
+        assert np.array_equal(np.concatenate(x), preprocess(images[order]))
+        assert np.array_equal(np.concatenate([t["autoencoder"] for t in targets]), preprocess(images[order]))
+        one_hot = np.concatenate([t["classification"] for t in targets])
+        assert one_hot.dtype == np.float32
+        assert np.array_equal(one_hot, np.arange(10) == labels[order, None])
+
+
+def test_keras_is_fed_the_same_batches_without_autotuning(mnist):
+    import keras
+
+    images, labels = mnist[1][0][:50], mnist[1][1][:50]
+    fed, steps = feed(images, labels, 32, seed=1)
+    assert steps == 2
+    for (x, targets), (expected_x, expected), _ in zip(fed, batches(images, labels, 32, seed=1), range(4)):
+        assert np.array_equal(x, expected_x)
+        assert np.array_equal(targets["classification"], expected["classification"])
+        assert np.array_equal(targets["autoencoder"], expected["autoencoder"])
+    if keras.backend.backend() == "tensorflow":
+        assert fed.options().autotune.enabled is False
