@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -157,10 +158,14 @@ def next_command(script, args):
 
 def run(main):
     """Call a script's main(); what its user can mend ends as one line on stderr and status 1."""
+    status = 1
     try:
-        main()
+        return main()
     except (InputError, OSError, ImportError) as error:
         message = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else str(error)
         if isinstance(error, ImportError):
-            message += ": run pip install -r requirements.txt, in the virtual environment if there is one"
-        sys.exit(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}")
+            message += " (is what requirements.txt names installed in this environment?)"
+    except KeyboardInterrupt as stop:
+        message, status = "stopped", 128 + (stop.args or (signal.SIGINT,))[0]
+    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)

@@ -18,24 +18,24 @@ DENSE_UNITS = 1024  # [A]
 
 
 @contextlib.contextmanager
-def quiet_stderr():
-    """Keep file descriptor 2 quiet, where TensorFlow greets; what it got is shown if the block fails."""
+def quiet_import():
+    """Keep file descriptor 2 quiet, where TensorFlow greets; what it got is shown if the import fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no help against the greeting, but against what follows it
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as caught:
         os.dup2(caught.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception as error:
             caught.seek(0)
             os.write(stderr, caught.read())
-            raise
+            raise ImportError(f"Keras does not load: {error}") from error
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
 
 
-with quiet_stderr():
+with quiet_import():
     import keras
 
 
@@ -91,7 +91,11 @@ def load_model(path, compile=False):
         raise InputError(f"no trained network {path}: run python train.py first, or give its --output-dir")
     try:
         model = keras.saving.load_model(path, compile=compile, safe_mode=True)
-        found = {tensor.name: tensor.shape[1:] for tensor in model.inputs}, model.output_names, model.output_shape
+        found = (
+            {tensor.name: tensor.shape[1:] for tensor in model.inputs},
+            getattr(model, "output_names", None),
+            model.output_shape,
+        )
     except Exception as error:  # a strange or damaged file can fail in a dozen ways
         raise InputError(f"{path}: not a readable Keras model ({error})") from None
     expected = {"image": INPUT_SHAPE}, ["classification", "autoencoder"], [(None, CLASS_NUM), (None, *INPUT_SHAPE)]

@@ -52,9 +52,9 @@ def draw_pairs(images, reconstructions, folder):
     """Write 00.png, 01.png, ...: left the original, right the reconstruction, of two uint8 arrays (n, 28, 28)."""
     folder.mkdir(exist_ok=True)
     for number, pair in enumerate(zip(images, reconstructions)):
-        enlarged = np.hstack(pair).repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+        enlarged = np.kron(np.hstack(pair), np.ones((SCALE, SCALE), np.uint8))
         with data.whole_file(folder / f"{number:02d}.png") as temporary:
-            matplotlib.image.imsave(temporary, enlarged, metadata=PNG, **GREYS)
+            matplotlib.image.imsave(temporary, np.dstack(3 * [enlarged]), metadata=PNG)  # a colour map would round
 
 
 def draw_sheet(images, labels, reconstructions, path):
@@ -66,7 +66,7 @@ def draw_sheet(images, labels, reconstructions, path):
             tiles[2 * example + 1, digit, 1:-1, 1:-1] = reconstructions[index]
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(np.hstack(np.hstack(tiles.swapaxes(0, 1)).swapaxes(0, 1)), interpolation="nearest", **GREYS)
+    axes.imshow(tiles.transpose(0, 2, 1, 3).reshape(4 * 30, -1), interpolation="nearest", **GREYS)
     axes.set_title("Digits of the test set and what the autoencoder makes of them")
     axes.set_xticks(range(15, 300, 30), range(data.CLASS_NUM))
     axes.set_yticks(range(15, 120, 30), 2 * ["original", "reconstruction"])
@@ -88,8 +88,8 @@ def draw_training(history, path):
     for axes, (name, title) in zip(figure.subplots(1, 3), titles.items()):
         axes.plot(epochs, [row[name] for row in history], "o-", markersize=4, label="training images")
         axes.plot(epochs, [row[f"val_{name}"] for row in history], "s-", markersize=4, label="test images")
-        axes.set(title=title, xlabel="epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set(title=title, xlabel="epoch", xlim=(0.5, len(epochs) + 0.5))
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.legend()
     save(figure, path)
