@@ -67,6 +67,11 @@ def epoch_order(count, seed, epoch):
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
+def steps_in_epoch(count, batch_size):
+    """Return how many batches `count` images make."""
+    return math.ceil(count / batch_size)
+
+
 def batches(images, labels, batch_size, seed=None, first_epoch=0):
     """Yield batches without end, made from the uint8 arrays; the last one of an epoch may be smaller.
 
@@ -94,7 +99,7 @@ def feed(images, labels, batch_size, seed=None, first_epoch=0):
     def make_batches():
         return batches(images, labels, batch_size, seed, first_epoch)
 
-    steps = math.ceil(len(images) / batch_size)
+    steps = steps_in_epoch(len(images), batch_size)
     if keras.backend.backend() != "tensorflow":
         return make_batches(), steps
 

@@ -240,7 +240,8 @@ def parse_args():
     how.add_argument("--overwrite", action="store_true", help="replace the run in the output directory")
     args = parser.parse_args()
     if args.resume:  # what the command line leaves open is as it was
-        args = parser.parse_args([*saved_run(args.output_dir)[1], *sys.argv[1:]])
+        saved, line = saved_run(args.output_dir)
+        args = parser.parse_args([*line, *sys.argv[1:]], argparse.Namespace(saved=saved))
     return args
 
 
@@ -278,10 +279,10 @@ def open_run(args, steps):
     settings = describe(args)
     history = []
     if args.resume:
-        saved, _ = saved_run(args.output_dir)
-        for name in settings:
-            if name not in ("epochs", "data", "versions") and settings[name] != saved.get(name):
-                raise data.InputError(f"cannot resume: {name} is {saved.get(name)} in this run, not {settings[name]}")
+        for name, value in settings.items():
+            saved = args.saved.get(name)
+            if name not in ("epochs", "data", "versions") and value != saved:
+                raise data.InputError(f"cannot resume: {name} is {saved} in this run, not {value}")
         if checkpoint_path.exists():
             done = restore(checkpoint_path, model, steps)
             if done > args.epochs:
@@ -306,7 +307,7 @@ def main():
         signal.signal(number, interrupt)
     (images, labels), test_set = data.load_mnist(args.data)
     train_set = images[: args.limit], labels[: args.limit]
-    model, history = open_run(args, math.ceil(len(train_set[0]) / args.batch_size))
+    model, history = open_run(args, data.steps_in_epoch(len(train_set[0]), args.batch_size))
     _, history_path, checkpoint_path, model_path = (args.output_dir / name for name in RUN_FILES)
     terminal = sys.stdout.isatty()  # there Keras' progress bar says what is to be said
 
