@@ -88,7 +88,8 @@ def load_model(path, compile=False):
     holds code (Keras' safe mode stays on), or when it is a network for something else.
     """
     if not path.exists():
-        raise InputError(f"no trained network {path}: run python train.py first, or give its --output-dir")
+        ways = "run python train.py first, or see the recorded one: python evaluate.py --output-dir outputs/reference"
+        raise InputError(f"no trained network {path}: {ways}")
     try:
         model = keras.saving.load_model(path, compile=compile, safe_mode=True)
         found = (

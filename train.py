@@ -268,7 +268,7 @@ def open_run(args, steps):
     steps: in an epoch. Raises InputError, and leaves the output directory as it is, when that holds
     another run, or none that can be resumed.
     """
-    settings_path, history_path, checkpoint_path, _ = paths = [args.output_dir / name for name in RUN_FILES]
+    settings_path, history_path, checkpoint_path, model_path = paths = [args.output_dir / name for name in RUN_FILES]
     if any(path.exists() for path in paths) and not args.resume and not args.overwrite:
         done = len(read_history(history_path)) if history_path.exists() else 0
         ways = "go on with --resume, replace it with --overwrite, or choose another --output-dir"
@@ -288,6 +288,9 @@ def open_run(args, steps):
             if done > args.epochs:
                 raise data.InputError(f"cannot resume: this run has {done} epochs, more than --epochs {args.epochs}")
             history = read_history(history_path, done)
+        elif model_path.exists() or (history_path.exists() and len(read_history(history_path)) > 1):
+            # One epoch of history alone is right: the run was killed just before its first checkpoint was in place.
+            raise data.InputError(f"cannot resume: {checkpoint_path} is missing; --overwrite starts this run anew")
     else:
         for path in paths:
             path.unlink(missing_ok=True)

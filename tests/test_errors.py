@@ -119,6 +119,8 @@ RUNS = [
     ("settings empty", RESUME, lambda f, d: (f / "settings.json").write_text("{}"), 1, "settings.json"),
     ("history missing", RESUME, lambda f, d: (f / "history.csv").unlink(), 1, "history.csv"),
     ("history cut", RESUME, lambda f, d: truncate(f / "history.csv"), 1, "history.csv"),
+    ("checkpoint missing", RESUME, lambda f, d: (f / "checkpoint.keras").unlink(), 1, "checkpoint.keras is missing"),
+    ("only history left", RESUME, lambda f, d: [p.unlink() for p in f.glob("*.keras")], 1, "checkpoint.keras is miss"),
     ("checkpoint truncated", RESUME, lambda f, d: truncate(f / "checkpoint.keras"), 1, "checkpoint.keras"),
     ("checkpoint is text", RESUME, lambda f, d: (f / "checkpoint.keras").write_text("PK"), 1, "not a readable"),
     ("checkpoint with code", RESUME, lambda f, d: network(code=True).save(f / "checkpoint.keras"), 1, "Lambda"),
@@ -131,11 +133,12 @@ RUNS = [
         "not a check",
     ),
 ]
+RECORDED = "python evaluate.py --output-dir outputs/reference"
 MODELS = [
     (f"{script} {name}", f"{script} --output-dir {folder} --data D", change, 1, word)
     for script in ("evaluate.py", "visualize.py")
     for name, folder, change, word in [
-        ("before any training", "F/new", None, "train.py first"),
+        ("before any training", "F/new", None, "train.py first, or see the recorded one: " + RECORDED),
         ("network truncated", "F", lambda f, d: truncate(f / "model.keras"), "not a readable Keras model"),
         ("network is text", "F", lambda f, d: (f / "model.keras").write_text("PK"), "not a readable Keras model"),
         ("network is empty", "F", lambda f, d: (f / "model.keras").write_text(""), "not a readable Keras model"),
