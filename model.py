@@ -44,6 +44,7 @@ def prepare_model(input_shape=INPUT_SHAPE, class_num=CLASS_NUM):
 
     Input: float32 (n, 28, 28, 1). Outputs, in this order: `classification`, the probabilities
     (n, 10), and `autoencoder`, the reconstruction (n, 28, 28, 1), from 0 to 1. 3,445,323 parameters.
+    Both are computed in float32 under every dtype policy.
     """
     layers = keras.layers
 
@@ -70,13 +71,15 @@ def prepare_model(input_shape=INPUT_SHAPE, class_num=CLASS_NUM):
     # Head 1, the classifier: which digit is it?
     x = layers.Flatten(name="flatten")(encoding)
     x = layers.Dense(DENSE_UNITS, activation="relu", name="dense")(x)
-    classification = layers.Dense(class_num, activation="softmax", name="classification")(x)
+    classification = layers.Dense(class_num, activation="softmax", dtype="float32", name="classification")(x)
 
     # Head 2, the decoder: draw the input again.
     x = layers.UpSampling2D((2, 2), name="upsampling1")(encoding)
     x = conv("decoder")(x)
     x = layers.UpSampling2D((2, 2), name="upsampling2")(x)
-    autoencoder = layers.Conv2D(1, KERNEL_SIZE, padding="same", activation="sigmoid", name="autoencoder")(x)
+    autoencoder = layers.Conv2D(
+        1, KERNEL_SIZE, padding="same", activation="sigmoid", dtype="float32", name="autoencoder"
+    )(x)
 
     return keras.Model(image, [classification, autoencoder], name="cnn_autoencoder")
 

@@ -1,0 +1,339 @@
+"""Measure how many images a second the network trains on, in this project and in other ways to write it.
+
+    python benchmarks/throughput.py            half an hour or more on two cores
+    python benchmarks/throughput.py --quick    under 3 minutes: one round, short epochs, rough figures
+
+Every contestant trains in a process of its own, on real batches of 32, and is warmed up before the
+clock starts. They take turns, round after round, and the ratio of two is taken within a round, so
+that a machine that is slower for a while does not favour either. Needs benchmarks/requirements.txt.
+Writes throughput.json and throughput.png to the output directory.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import data
+
+BATCH_SIZE = 32  # [R]
+WARM_UP = 10 * BATCH_SIZE  # images; the first steps trace, compile and allocate
+ROUNDS, IMAGES = 3, 300 * BATCH_SIZE
+QUICK_ROUNDS, QUICK_IMAGES = 1, 40 * BATCH_SIZE
+CONVOLUTION = (32, 28, 28, 64)  # the measure of the machine: batch, height, width, channels, 64 to 64 with 3x3
+CONVOLUTION_SECONDS = 5
+CONTESTANTS = {
+    "a": ("this project, float32", "float32"),
+    "b": ("this project, mixed_bfloat16", "bfloat16"),
+    "c": ("plain Keras script, float32", "float32"),
+    "d": ("PyTorch, float32", "float32"),
+    "e": ("PyTorch, bfloat16 autocast", "bfloat16"),
+}
+RATIOS = ("a/c", "a/d", "b/a", "b/e")
+
+
+def multiply_adds(model):
+    """Count the multiplications, each with an addition, that a Keras model needs for one image, forward."""
+    import keras
+
+    count = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            count += np.prod(layer.kernel.shape) * np.prod(layer.output.shape[1:3])
+        elif isinstance(layer, keras.layers.Dense):
+            count += np.prod(layer.kernel.shape)
+    return int(count)
+
+
+def training_flop(model):
+    """Return the floating-point operations of one image in training: forward, and twice that backward."""
+    return 3 * 2 * multiply_adds(model)
+
+
+def keras_project(precision):
+    """(a), (b): as train.py trains. Returns a function that trains on so many images."""
+    from train import new_model, train
+
+    (images, labels), (test_images, test_labels) = data.load_mnist()
+    model = new_model(precision=precision)
+
+    def run(count):
+        train(model, (images[:count], labels[:count]), (test_images[:BATCH_SIZE], test_labels[:BATCH_SIZE]), epochs=1)
+
+    return run
+
+
+def keras_plain():
+    """(c): the whole set as float32 arrays, and fit, as most scripts have it."""
+    import keras
+
+    from train import new_model
+
+    (images, labels), _ = data.load_mnist()
+    x, y = data.preprocess(images), keras.utils.to_categorical(labels, data.CLASS_NUM)
+    model = new_model()
+
+    def run(count):
+        targets = {"classification": y[:count], "autoencoder": x[:count]}
+        model.fit(x[:count], targets, batch_size=BATCH_SIZE, epochs=1, verbose=0)
+
+    return run
+
+
+def pytorch(autocast):
+    """(d), (e): the same network, losses, optimizer and batches in PyTorch, eager, channels last."""
+    import torch
+    from torch import nn
+
+    def conv(channels_in, channels_out=64):
+        return nn.Conv2d(channels_in, channels_out, 3, padding="same")
+
+    def block(channels_in, *more):
+        return conv(channels_in), nn.ReLU(), *more
+
+    drop, pool, upsample = nn.Dropout(0.1), nn.MaxPool2d(2), nn.Upsample(scale_factor=2)
+    encoder = nn.Sequential(
+        *block(1, drop), *block(64, drop), *block(64, drop, pool), *block(64, drop), *block(64, drop), *block(64, pool)
+    )
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(7 * 7 * 64, 1024), nn.ReLU(), nn.Linear(1024, 10))
+    decoder = nn.Sequential(upsample, *block(64, upsample), conv(64, 1))
+    network = nn.ModuleList([encoder, classifier, decoder]).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True)
+    (images, labels), _ = data.load_mnist()
+
+    def run(count):
+        batches = data.batches(images[:count], labels[:count], BATCH_SIZE, seed=0)
+        for _ in range(count // BATCH_SIZE):
+            x, targets = next(batches)
+            x = torch.from_numpy(x).permute(0, 3, 1, 2)
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                encoding = encoder(x)
+                logits, drawing = classifier(encoding), decoder(encoding)
+            cross_entropy = nn.functional.cross_entropy(logits.float(), torch.from_numpy(targets["classification"]))
+            squared_error = nn.functional.mse_loss(drawing.float().sigmoid(), x)
+            optimizer.zero_grad()
+            (0.9 * cross_entropy + 0.1 * squared_error).backward()
+            optimizer.step()
+
+    return run
+
+
+def best_rate(convolve):
+    """Return the GFLOP/s of the quickest of many calls of a convolution of the size CONVOLUTION."""
+    batch, height, width, channels = CONVOLUTION
+    best, end = float("inf"), time.perf_counter() + CONVOLUTION_SECONDS
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        convolve()
+        best = min(best, time.perf_counter() - started)
+    return 2 * batch * height * width * 3 * 3 * channels**2 / best / 1e9
+
+
+def convolutions_tensorflow():
+    """Return the GFLOP/s of TensorFlow's convolution, by dtype."""
+    import tensorflow as tf
+
+    rates = {}
+    for dtype in (tf.float32, tf.bfloat16):
+        x, kernel = tf.random.normal(CONVOLUTION), tf.random.normal((3, 3, CONVOLUTION[-1], CONVOLUTION[-1]))
+        x, kernel = tf.cast(x, dtype), tf.cast(kernel, dtype)
+        convolve = tf.function(lambda x, kernel=kernel: tf.nn.conv2d(x, kernel, 1, "SAME"))
+        rates[dtype.name] = best_rate(lambda: convolve(x))  # noqa: B023 - called at once
+    return rates
+
+
+def convolutions_pytorch():
+    """Return the GFLOP/s of PyTorch's convolution, channels last, by dtype."""
+    import torch
+
+    rates = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        layer = torch.nn.Conv2d(CONVOLUTION[-1], CONVOLUTION[-1], 3, padding="same", bias=False)
+        layer = layer.to(dtype=dtype, memory_format=torch.channels_last)
+        x = torch.randn(CONVOLUTION).to(dtype).permute(0, 3, 1, 2)
+        with torch.inference_mode():
+            rates[str(dtype).removeprefix("torch.")] = best_rate(lambda: layer(x))  # noqa: B023 - called at once
+    return rates
+
+
+PREPARE = {
+    "a": lambda: keras_project("float32"),
+    "b": lambda: keras_project("mixed_bfloat16"),
+    "c": keras_plain,
+    "d": lambda: pytorch(autocast=False),
+    "e": lambda: pytorch(autocast=True),
+}
+CONVOLUTIONS = {"tensorflow": convolutions_tensorflow, "pytorch": convolutions_pytorch}
+
+
+def measure(contestant, images):
+    """Train on so many images, warmed up; returns images a second and this process' peak memory in MB."""
+    import resource  # not on Windows
+
+    run = PREPARE[contestant]()
+    run(WARM_UP)
+    started = time.perf_counter()
+    run(images)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"images": images, "images_per_second": images / seconds, "peak_memory_mb": peak / 1e6}
+
+
+def in_a_process(*arguments):
+    """Run this script anew with an option of its own, and return what it measured."""
+    command = [sys.executable, __file__, *map(str, arguments)]
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise data.InputError(f"{' '.join(map(str, arguments))} ended with status {done.returncode}: {last}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def middle(values):
+    """Return median, least and greatest."""
+    return {"median": statistics.median(values), "least": min(values), "greatest": max(values)}
+
+
+def summarise(rounds, flop):
+    """Make of the rounds medians and ranges, ratios within a round, and each contestant's share of the machine's best.
+
+    rounds: a dict a round, by contestant what measure() returns, and by library under "convolutions"
+    the GFLOP/s by dtype. flop: of one image in training.
+    """
+    best = {
+        dtype: max(rates[dtype] for one in rounds for rates in one["convolutions"].values())
+        for dtype in ("float32", "bfloat16")
+    }
+    contestants = {}
+    for letter, (name, dtype) in CONTESTANTS.items():
+        rates = middle([one[letter]["images_per_second"] for one in rounds])
+        memory = middle([one[letter]["peak_memory_mb"] for one in rounds])
+        share = rates["median"] * flop / 1e9 / best[dtype]
+        contestants[letter] = {
+            "name": name,
+            "images_per_second": rates,
+            "share_of_best": share,
+            "peak_memory_mb": memory,
+        }
+    ratios = {}
+    for pair in RATIOS:
+        above, below = pair.split("/")
+        ratios[pair] = middle([one[above]["images_per_second"] / one[below]["images_per_second"] for one in rounds])
+    return {"best_gflops": best, "contestants": contestants, "ratios": ratios}
+
+
+def table(summary):
+    """Return the summary as lines of text."""
+    lines = [f"{'':34}{'images/s, median (range)':28}{'of the best':14}peak memory"]
+    for letter, one in summary["contestants"].items():
+        rate = "{median:.0f} ({least:.0f} to {greatest:.0f})".format(**one["images_per_second"])
+        memory = f"{one['peak_memory_mb']['median']:.0f} MB"
+        lines.append(f"({letter}) {one['name']:30}{rate:28}{one['share_of_best']:<14.0%}{memory}")
+    for pair, ratio in summary["ratios"].items():
+        lines.append("{}  {median:.2f} ({least:.2f} to {greatest:.2f})".format(pair, **ratio))
+    best = "{float32:.0f} GFLOP/s float32, {bfloat16:.0f} GFLOP/s bfloat16".format(**summary["best_gflops"])
+    return [*lines, f"The machine's best, a 3x3 convolution, forward: {best}"]
+
+
+def draw(summary, title, path):
+    """Draw the contestants' rates as bars, a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots()
+    for place, (letter, one) in enumerate(summary["contestants"].items()):
+        dtype, rate = CONTESTANTS[letter][1], one["images_per_second"]
+        error = [[rate["median"] - rate["least"]], [rate["greatest"] - rate["median"]]]
+        color = {"float32": "tab:blue", "bfloat16": "tab:orange"}[dtype]
+        axes.barh(place, rate["median"], xerr=error, color=color, capsize=4)
+        text = f"  {rate['median']:.0f}, {one['share_of_best']:.0%} of the machine's best in {dtype}"
+        axes.text(rate["greatest"], place, text, va="center")
+    axes.set_xlim(0, 1.6 * max(one["images_per_second"]["greatest"] for one in summary["contestants"].values()))
+    axes.set(title=title, xlabel="images a second while training: median, least and greatest round")
+    axes.set_yticks(range(len(CONTESTANTS)), [f"{name} ({letter})" for letter, (name, _) in CONTESTANTS.items()])
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    with data.whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, metadata={"Software": None})
+
+
+def machine():
+    """Return what the figures depend on."""
+    names = [line.split(": ")[1] for line in processor_lines() if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("keras", "tensorflow", "torch", "numpy")},
+    }
+
+
+def processor_lines():
+    """Return Linux' description of the processor, or nothing."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def parse_args():
+    parser = data.ArgumentParser(__doc__)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="one round with short epochs, under 3 minutes")
+    add("--rounds", type=data.whole_number(1), help=f"default: {ROUNDS}, with --quick {QUICK_ROUNDS}")
+    add("--contestant", choices=PREPARE, help=argparse.SUPPRESS)  # these three are for the processes it starts
+    add("--images", type=data.whole_number(1), help=argparse.SUPPRESS)
+    add("--convolutions", choices=CONVOLUTIONS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    if args.contestant:
+        return print(json.dumps(measure(args.contestant, args.images)))
+    if args.convolutions:
+        return print(json.dumps(CONVOLUTIONS[args.convolutions]()))
+    if not importlib.util.find_spec("torch"):
+        raise data.InputError("no PyTorch here: pip install -r benchmarks/requirements.txt")
+
+    from model import prepare_model
+
+    flop = training_flop(prepare_model())
+    rounds, images = (QUICK_ROUNDS, QUICK_IMAGES) if args.quick else (ROUNDS, IMAGES)
+    rounds = args.rounds or rounds
+    epoch = 2 * images if args.quick else len(data.load_mnist()[0][0])  # (c) is timed by whole epochs
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    measured = []
+    for number in range(1, rounds + 1):
+        one = {"convolutions": {}}
+        for library in CONVOLUTIONS:
+            one["convolutions"][library] = in_a_process("--convolutions", library)
+            best = ", ".join(f"{rate:.0f} GFLOP/s {dtype}" for dtype, rate in one["convolutions"][library].items())
+            print(f"round {number}/{rounds}: convolution in {library}: {best}", flush=True)
+        for letter, (name, _) in CONTESTANTS.items():
+            count = epoch if letter == "c" else images
+            one[letter] = in_a_process("--contestant", letter, "--images", count)
+            rate = one[letter]["images_per_second"]
+            print(f"round {number}/{rounds}: ({letter}) {name}: {rate:.0f} images/s over {count}", flush=True)
+        measured.append(one)
+        summary = summarise(measured, flop)  # after every round, so that a stopped run leaves the rounds it had
+        report = {"machine": machine(), "flop_per_image": flop, **summary, "rounds": measured}
+        with data.whole_file(args.output_dir / "throughput.json") as temporary:
+            temporary.write_text(json.dumps(report, indent=2) + "\n")
+        title = f"{report['machine']['cores']} cores of {report['machine']['processor']}, batches of {BATCH_SIZE}"
+        draw(summary, title, args.output_dir / "throughput.png")
+    print("", *table(summary), f"Wrote throughput.json and throughput.png to {args.output_dir}.", sep="\n")
+
+
+if __name__ == "__main__":
+    data.run(main)
