@@ -16,6 +16,8 @@ import keras
 import pytest
 from conftest import ROOT, files, run_script, succeed
 
+from train import write_checkpoint
+
 EPOCHS, LIMIT = 3, 96
 
 
@@ -147,7 +149,7 @@ def test_loss_that_overflows_stops_the_run(uninterrupted, small_data, tmp_path):
     checkpoint = tmp_path / "checkpoint.keras"
     model = keras.saving.load_model(checkpoint)
     model.set_weights([array * 1e12 for array in model.get_weights()])
-    model.save(checkpoint)
+    write_checkpoint(checkpoint, model, EPOCHS)
     before = checkpoint.read_bytes()
     done = run_script(*command(tmp_path, small_data, "--resume", epochs=EPOCHS + 1))
     assert done.returncode == 1
