@@ -260,7 +260,7 @@ def draw(summary, title, path):
         axes.barh(place, rate["median"], xerr=error, color=color, capsize=4)
         text = f"  {rate['median']:.0f}, {one['share_of_best']:.0%} of the machine's best in {dtype}"
         axes.text(rate["greatest"], place, text, va="center")
-    axes.set_xlim(0, 1.6 * max(one["images_per_second"]["greatest"] for one in summary["contestants"].values()))
+    axes.set_xlim(0, 1.75 * max(one["images_per_second"]["greatest"] for one in summary["contestants"].values()))
     axes.set(title=title, xlabel="images a second while training: median, least and greatest round")
     axes.set_yticks(range(len(CONTESTANTS)), [f"{name} ({letter})" for letter, (name, _) in CONTESTANTS.items()])
     axes.invert_yaxis()
