@@ -226,11 +226,11 @@ def write_checkpoint(path, model, epochs):
         file.comment = str(epochs).encode()
 
 
-def restore(path, model):
+def restore(path, model, steps):
     """Put the weights and the optimizer's state of a checkpoint into a new model, the same network compiled anew.
 
-    Returns how many epochs the checkpoint has behind it. Raises InputError when the file is no
-    checkpoint of such a run.
+    steps: in an epoch. Returns how many epochs the checkpoint has behind it. Raises InputError when
+    the file is no checkpoint of such a run.
     """
     from model import load_model
 
@@ -244,9 +244,13 @@ def restore(path, model):
         variable.assign(value)
     try:
         with zipfile.ZipFile(path) as file:
-            return int(file.comment)
+            epochs = int(file.comment)
     except ValueError:
         raise data.InputError(f"{path}: not a checkpoint, it does not say of which epoch") from None
+    skipped = epochs * steps - int(model.optimizer.iterations)
+    if skipped < 0 or (skipped and model.dtype_policy.name != "mixed_float16"):
+        raise data.InputError(f"{path}: not a checkpoint of this run, it has not its number of steps")
+    return epochs
 
 
 def describe(args):
@@ -317,11 +321,11 @@ def saved_run(output_dir):
     return settings, line
 
 
-def open_run(args):
+def open_run(args, steps):
     """Begin the run that the arguments describe, or go on with it; returns the model and the history so far.
 
-    Raises InputError, and leaves the output directory as it is, when that holds another run, or none
-    that can be resumed.
+    steps: in an epoch. Raises InputError, and leaves the output directory as it is, when that holds
+    another run, or none that can be resumed.
     """
     settings_path, history_path, checkpoint_path, model_path = paths = [args.output_dir / name for name in RUN_FILES]
     if any(path.exists() for path in paths) and not args.resume and not args.overwrite:
@@ -339,7 +343,7 @@ def open_run(args):
             if name not in ("epochs", "data", "versions") and value != saved:
                 raise data.InputError(f"cannot resume: {name} is {saved} in this run, not {value}")
         if checkpoint_path.exists():
-            done = restore(checkpoint_path, model)
+            done = restore(checkpoint_path, model, steps)
             if done > args.epochs:
                 raise data.InputError(f"cannot resume: this run has {done} epochs, more than --epochs {args.epochs}")
             history = read_history(history_path, done)
@@ -365,7 +369,7 @@ def main():
         signal.signal(number, interrupt)
     (images, labels), test_set = data.load_mnist(args.data)
     train_set = images[: args.limit], labels[: args.limit]
-    model, history = open_run(args)
+    model, history = open_run(args, data.steps_in_epoch(len(train_set[0]), args.batch_size))
     _, history_path, checkpoint_path, model_path = (args.output_dir / name for name in RUN_FILES)
     terminal = sys.stdout.isatty()  # there Keras' progress bar says what is to be said
 

@@ -26,8 +26,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data
+from train import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MOMENTUM, new_model, train
 
-BATCH_SIZE = 32  # [R]
 WARM_UP = 10 * BATCH_SIZE  # images; the first steps trace, compile and allocate
 ROUNDS, IMAGES = 3, 300 * BATCH_SIZE
 QUICK_ROUNDS, QUICK_IMAGES = 1, 40 * BATCH_SIZE
@@ -63,8 +63,6 @@ def training_flop(model):
 
 def keras_project(precision):
     """(a), (b): as train.py trains. Returns a function that trains on so many images."""
-    from train import new_model, train
-
     (images, labels), (test_images, test_labels) = data.load_mnist()
     model = new_model(precision=precision)
 
@@ -78,8 +76,6 @@ def keras_plain():
     """(c): the whole set as float32 arrays, and fit, as most scripts have it."""
     import keras
 
-    from train import new_model
-
     (images, labels), _ = data.load_mnist()
     x, y = data.preprocess(images), keras.utils.to_categorical(labels, data.CLASS_NUM)
     model = new_model()
@@ -92,7 +88,10 @@ def keras_plain():
 
 
 def pytorch(autocast):
-    """(d), (e): the same network, losses, optimizer and batches in PyTorch, eager, channels last."""
+    """(d), (e): the same network, losses, optimizer and batches in PyTorch, eager, channels last.
+
+    The sizes stand here again, for model.py would load TensorFlow into this process.
+    """
     import torch
     from torch import nn
 
@@ -109,7 +108,7 @@ def pytorch(autocast):
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(7 * 7 * 64, 1024), nn.ReLU(), nn.Linear(1024, 10))
     decoder = nn.Sequential(upsample, *block(64, upsample), conv(64, 1))
     network = nn.ModuleList([encoder, classifier, decoder]).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, nesterov=True)
     (images, labels), _ = data.load_mnist()
 
     def run(count):
@@ -123,7 +122,7 @@ def pytorch(autocast):
             cross_entropy = nn.functional.cross_entropy(logits.float(), torch.from_numpy(targets["classification"]))
             squared_error = nn.functional.mse_loss(drawing.float().sigmoid(), x)
             optimizer.zero_grad()
-            (0.9 * cross_entropy + 0.1 * squared_error).backward()
+            (LOSS_WEIGHTS[0] * cross_entropy + LOSS_WEIGHTS[1] * squared_error).backward()
             optimizer.step()
 
     return run

@@ -5,6 +5,7 @@ import runpy
 import shutil
 import signal
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -24,6 +25,11 @@ def finished(small_data, tmp_path_factory):
 
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-2000])
+
+
+def comment(path, text):
+    with zipfile.ZipFile(path, "a") as file:
+        file.comment = text
 
 
 def change(path, **arrays):
@@ -124,6 +130,8 @@ RUNS = [
     ("checkpoint missing", RESUME, lambda f, d: (f / "checkpoint.keras").unlink(), 1, "checkpoint.keras is missing"),
     ("only history left", RESUME, lambda f, d: [p.unlink() for p in f.glob("*.keras")], 1, "checkpoint.keras is miss"),
     ("checkpoint truncated", RESUME, lambda f, d: truncate(f / "checkpoint.keras"), 1, "checkpoint.keras"),
+    ("checkpoint of other steps", RESUME, lambda f, d: comment(f / "checkpoint.keras", b"1"), 1, "number of steps"),
+    ("checkpoint of no epoch", RESUME, lambda f, d: comment(f / "checkpoint.keras", b""), 1, "of which epoch"),
     ("checkpoint is text", RESUME, lambda f, d: (f / "checkpoint.keras").write_text("PK"), 1, "not a readable"),
     ("checkpoint with code", RESUME, lambda f, d: network(code=True).save(f / "checkpoint.keras"), 1, "Lambda"),
     ("checkpoint of another", RESUME, lambda f, d: network().save(f / "checkpoint.keras"), 1, "not a checkpoint"),
