@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from benchmarks.throughput import CONTESTANTS, multiply_adds, summarise, table, training_flop
+from benchmarks.throughput import CONTESTANTS, measure, multiply_adds, summarise, table, training_flop
 from model import prepare_model
 
 
@@ -18,6 +18,14 @@ def test_multiply_adds_are_counted():
 def test_the_network_takes_half_a_gigaflop_an_image():
     assert multiply_adds(prepare_model()) == 90_828_800
     assert training_flop(prepare_model()) == pytest.approx(0.545e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("contestant", ["a", "c"])
+def test_contestants_train(contestant):
+    measured = measure(contestant, 64)
+    assert measured["images"] == 64
+    assert 64 / measured["images_per_second"] < 60  # seconds
+    assert measured["peak_memory_mb"] > 60_000 * 28 * 28 / 1e6  # the images themselves
 
 
 def test_ratios_are_taken_within_a_round():
