@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import ROOT
 
+from benchmarks.throughput import summarise, table
 from evaluate import evaluate
 from model import load_model
 from train import BATCH_SIZE, EPOCHS, LEARNING_RATE, LOSS_WEIGHTS, MOMENTUM, SEED, read_history
@@ -58,3 +59,10 @@ def test_readme_gives_the_recorded_numbers():
     for key, form in (("accuracy", ".2%"), ("errors", ".0f")):
         values = [each[key] for each in recorded]
         assert f"| {sum(values) / len(values):{form}} ({min(values):{form}} to {max(values):{form}}) |" in readme
+
+
+def test_readme_shows_the_recorded_benchmark():
+    recorded = json.loads((REFERENCE / "throughput.json").read_text())
+    summary = summarise(recorded["rounds"], recorded["flop_per_image"])
+    assert {name: recorded[name] for name in summary} == summary
+    assert "\n".join(table(summary)) in (ROOT / "README.md").read_text()
