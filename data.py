@@ -1,28 +1,23 @@
-"""The data: read and check MNIST, make batches of it, put files on disk whole.
+"""The data: read and check MNIST, put its images in the order of an epoch, make batches, feed them to Keras.
 
     (x_train, y_train), (x_test, y_test) = load_mnist()
 
-[A] in this project's comments is the article, https://qiita.com/maiwa/items/7ea64fa6da1b37ca2a98,
-[R] its author's repository, https://github.com/mim92/mnist, folder CNN_Autoencoder.
+[A] is the article, https://qiita.com/maiwa/items/7ea64fa6da1b37ca2a98, and [R] its author's
+repository, https://github.com/mim92/mnist, folder CNN_Autoencoder.
 """
 
-import argparse
-import contextlib
+import hashlib
 import itertools
 import math
-import os
-import shlex
-import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 
 DATA = Path(__file__).resolve().parent / "data" / "mnist.npz"
-OUTPUT_DIR = Path("outputs")
 IMAGE_SHAPE = (28, 28)
 CLASS_NUM = 10  # [A]
 PREDICT_BATCH_SIZE = 500  # where no weights change, any size gives the same result; a large one is quicker
+MNIST_TEST_SHA256 = "c3f9adf9c66efb572b1f9326c3a511b45910c7173b97be66ceceeeeaef6b802b"  # of is_mnist_test()'s bytes
 
 
 class InputError(ValueError):
@@ -57,6 +52,12 @@ def load_mnist(path=DATA):
     return (arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])
 
 
+def is_mnist_test(images, labels):
+    """Return whether uint8 images (n, 28, 28) and labels (n,) are MNIST's 10,000 test images, all of them."""
+    content = np.ascontiguousarray(images).tobytes() + labels.astype(np.uint8).tobytes()
+    return hashlib.sha256(content).hexdigest() == MNIST_TEST_SHA256
+
+
 def preprocess(images):
     """Turn uint8 images (n, 28, 28) into float32 (n, 28, 28, 1), `(255 - x) / 255`: 0 for ink, 1 for paper [R]."""
     return ((255 - images.astype(np.float32)) / 255)[..., np.newaxis]
@@ -76,7 +77,7 @@ def batches(images, labels, batch_size, seed=None, first_epoch=0):
     """Yield batches without end, made from the uint8 arrays; the last one of an epoch may be smaller.
 
     Without a seed the images keep their order. A batch is (x, targets): x float32 (n, 28, 28, 1);
-    targets by output name, the one-hot label float32 (n, 10) and x itself. Without labels it is (x,).
+    targets by output name, the one-hot label float32 (n, 10) and x itself [R]. Without labels it is (x,).
     """
     for epoch in itertools.count(first_epoch):
         order = np.arange(len(images)) if seed is None else epoch_order(len(images), seed, epoch)
@@ -116,61 +117,3 @@ def feed(images, labels, batch_size, seed=None, first_epoch=0):
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options), steps
-
-
-@contextlib.contextmanager
-def whole_file(path):
-    """Yield a temporary path; when the block succeeds, the file written there becomes `path` at one stroke."""
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """argparse's parser with the options that all scripts share, and errors of one line."""
-
-    def __init__(self, doc):
-        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-        self.add_argument("--output-dir", type=Path, default=OUTPUT_DIR, help="folder of the run (default: outputs)")
-        self.add_argument("--data", type=Path, default=DATA, help="an .npz like MNIST's (default: MNIST)")
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
-
-
-def whole_number(least, most=2**32 - 1):
-    """Return an argparse type: a whole number from `least` to `most`."""
-
-    def parse(text):
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
-        return int(text)
-
-    return parse
-
-
-def next_command(script, args):
-    """Return the command line that goes on with the same run."""
-    options = [] if args.output_dir == OUTPUT_DIR else ["--output-dir", str(args.output_dir)]
-    options += [] if args.data == DATA else ["--data", str(args.data)]
-    return shlex.join(["python", *script.split(), *options])
-
-
-def run(main):
-    """Call a script's main(); what its user can mend ends as one line on stderr and status 1."""
-    status = 1
-    try:
-        return main()
-    except (InputError, OSError, ImportError) as error:
-        message = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else str(error)
-        if isinstance(error, ImportError):
-            message += " (is what requirements.txt names installed in this environment?)"
-    except KeyboardInterrupt as stop:
-        message, status = "stopped", 128 + (stop.args or (signal.SIGINT,))[0]
-    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(status)

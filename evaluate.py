@@ -3,14 +3,18 @@
     python evaluate.py
 
 Prints accuracy, errors, both losses and the accuracy of each digit, and writes the same to
-metrics.json in the output directory.
-"""
+metrics.json in the output directory, with the run and the epoch that the network is of. The data are
+those that the run was trained on, unless --data names others.
 
-import json
+[A] is the article, https://qiita.com/maiwa/items/7ea64fa6da1b37ca2a98, and [R] its author's
+repository, https://github.com/mim92/mnist, folder CNN_Autoencoder.
+"""
 
 import numpy as np
 
-import data
+import run_folder
+from cli import ArgumentParser, next_command, start
+from data import CLASS_NUM, is_mnist_test, load_mnist, preprocess
 
 ARTICLE_ACCURACY = 0.9933  # [A] after 20 epochs
 
@@ -18,23 +22,26 @@ ARTICLE_ACCURACY = 0.9933  # [A] after 20 epochs
 def measure(images, labels, probabilities, reconstructions):
     """Hold what model.predict() returned for uint8 images (n, 28, 28) against them and their labels (n,).
 
-    Returns a dict: counts of images and errors, accuracies from 0 to 1 (None for a digit that does
-    not occur), the two losses as means over the images.
+    Returns a dict: counts of images and errors, accuracies from 0 to 1 (None for a class that does
+    not occur), the two losses as means over the images; for MNIST's test images the article's accuracy too.
     """
     correct = probabilities.argmax(axis=1) == labels  # [R]
-    # Keras trains on the logits, where nothing is cut off; clipping at the smallest float does no more than
-    # keep log(0) out, so this is the same number.
+    # Keras on TensorFlow takes the cross-entropy of the logits, where nothing is cut off; the probabilities can be too
+    # small for a float32. Clipped at the smallest one, such an image counts as 87, where Keras may count more.
     of_truth = probabilities[np.arange(len(labels)), labels].clip(np.finfo(np.float32).tiny)
-    squared_error = np.square(reconstructions - data.preprocess(images))
-    hits = {str(digit): correct[labels == digit] for digit in range(data.CLASS_NUM)}
+    squared_error = np.square(reconstructions - preprocess(images))
+    hits = {str(label): correct[labels == label] for label in range(CLASS_NUM)}
+    mnist = is_mnist_test(images, labels)
     return {
         "accuracy": round(float(correct.mean()), 6),
-        "article_accuracy": ARTICLE_ACCURACY,
+        **({"article_accuracy": ARTICLE_ACCURACY} if mnist else {}),
         "errors": int((~correct).sum()),
         "images": len(labels),
         "classification_loss": round(float(-np.log(of_truth, dtype=np.float64).mean()), 6),
         "autoencoder_loss": round(float(squared_error.mean(dtype=np.float64)), 6),
-        "accuracy_of_digit": {digit: round(float(hit.mean()), 6) if len(hit) else None for digit, hit in hits.items()},
+        f"accuracy_of_{'digit' if mnist else 'class'}": {
+            label: round(float(hit.mean()), 6) if len(hit) else None for label, hit in hits.items()
+        },
     }
 
 
@@ -45,24 +52,36 @@ def evaluate(model, images, labels):
     return measure(images, labels, *predict(model, images))
 
 
+def report(metrics):
+    """Return what metrics.json holds as lines of text."""
+    epoch = "an unknown epoch" if metrics["epoch"] is None else f"epoch {metrics['epoch']}"
+    lines = [
+        "Measured             after {0}, on {images} test images of {data}".format(epoch, **metrics),
+        "Test accuracy        {accuracy:.2%}, {errors} errors in {images} images".format(**metrics),
+        "Classification loss  {classification_loss:.4f} (cross-entropy)".format(**metrics),
+        "Autoencoder loss     {autoencoder_loss:.4f} (mean squared error)".format(**metrics),
+    ]
+    if "article_accuracy" in metrics:
+        lines.insert(2, "The article's        {article_accuracy:.2%}".format(**metrics))
+    for label, accuracy in (metrics.get("accuracy_of_digit") or metrics["accuracy_of_class"]).items():
+        lines.append(f"Accuracy of {label}        " + ("no such image" if accuracy is None else f"{accuracy:.2%}"))
+    return lines
+
+
 def main():
-    args = data.ArgumentParser(__doc__).parse_args()
-    _, (images, labels) = data.load_mnist(args.data)
-    from model import load_model  # slow, so after the checks
-
-    metrics = evaluate(load_model(args.output_dir / "model.keras"), images, labels)
-    path = args.output_dir / "metrics.json"
-    with data.whole_file(path) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2) + "\n")
-
-    print("Test accuracy        {accuracy:.2%}, {errors} errors in {images} images".format(**metrics))
-    print("The article's        {article_accuracy:.2%}".format(**metrics))
-    print("Classification loss  {classification_loss:.4f} (cross-entropy)".format(**metrics))
-    print("Autoencoder loss     {autoencoder_loss:.4f} (mean squared error)".format(**metrics))
-    for digit, accuracy in metrics["accuracy_of_digit"].items():
-        print(f"Accuracy of {digit}        " + ("no such image" if accuracy is None else f"{accuracy:.2%}"))
-    print(f"Wrote {path}. Next: {data.next_command('visualize.py', args)}")
+    args = ArgumentParser(__doc__, data_help="the one that the run was trained on").parse_args()
+    run_folder.check_network(args.output_dir)
+    path = args.data or run_folder.data_of_run(args.output_dir)
+    _, (images, labels) = load_mnist(path)
+    model, (run, epoch) = run_folder.load_network(args.output_dir)
+    metrics = {**evaluate(model, images, labels), "epoch": epoch, "run": run, **run_folder.describe_data(path)}
+    metrics_path = args.output_dir / run_folder.METRICS
+    run_folder.write_json(metrics_path, metrics)
+    print("\n".join(report(metrics)))
+    if trained_on := run_folder.other_data(args.output_dir, path):
+        print(f"Not its own data: this run was trained on {trained_on}")
+    print(f"Wrote {metrics_path}. Next: {next_command('visualize.py', args.output_dir, args.data)}")
 
 
 if __name__ == "__main__":
-    data.run(main)
+    start(main)

@@ -1,10 +1,14 @@
 """The article's network: an encoder shared by two heads, a classifier and a decoder.
 
-model = prepare_model()
-model.summary()
+    model = prepare_model()
+    model.summary()
+
+[A] is the article, https://qiita.com/maiwa/items/7ea64fa6da1b37ca2a98.
 """
 
 import contextlib
+import hashlib
+import json
 import os
 import tempfile
 
@@ -39,62 +43,79 @@ with quiet_import():
     import keras
 
 
-def prepare_model(input_shape=INPUT_SHAPE, class_num=CLASS_NUM):
+def prepare_model(input_shape=INPUT_SHAPE, class_num=CLASS_NUM, *, dtype=None):
     """Build the network [A], not compiled, with Keras' default initialisers.
 
     Input: float32 (n, 28, 28, 1). Outputs, in this order: `classification`, the probabilities
     (n, 10), and `autoencoder`, the reconstruction (n, 28, 28, 1), from 0 to 1. 3,445,323 parameters.
-    Both are computed in float32 under every dtype policy.
+    dtype: the layers' dtype policy, by default Keras' global one; the outputs are float32 under each.
     """
     layers = keras.layers
 
     def conv(name):
-        return layers.Conv2D(FILTERS, KERNEL_SIZE, padding="same", activation="relu", name=name)
+        return layers.Conv2D(FILTERS, KERNEL_SIZE, padding="same", activation="relu", dtype=dtype, name=name)
+
+    def dropout(name):
+        return layers.Dropout(DROPOUT, dtype=dtype, name=name)
+
+    def pool(name):
+        return layers.MaxPooling2D((2, 2), strides=(2, 2), dtype=dtype, name=name)
+
+    def upsample(name):
+        return layers.UpSampling2D((2, 2), dtype=dtype, name=name)
 
     image = keras.Input(input_shape, name="image")
 
     # The encoder, shared by both tasks: 28x28x1 to 7x7x64.
     x = conv("conv1")(image)
-    x = layers.Dropout(DROPOUT, name="dropout1")(x)
+    x = dropout("dropout1")(x)
     x = conv("conv2")(x)
-    x = layers.Dropout(DROPOUT, name="dropout2")(x)
+    x = dropout("dropout2")(x)
     x = conv("conv3")(x)
-    x = layers.Dropout(DROPOUT, name="dropout3")(x)
-    x = layers.MaxPooling2D((2, 2), strides=(2, 2), name="pool1")(x)
+    x = dropout("dropout3")(x)
+    x = pool("pool1")(x)
     x = conv("conv4")(x)
-    x = layers.Dropout(DROPOUT, name="dropout4")(x)
+    x = dropout("dropout4")(x)
     x = conv("conv5")(x)
-    x = layers.Dropout(DROPOUT, name="dropout5")(x)
+    x = dropout("dropout5")(x)
     x = conv("conv6")(x)
-    encoding = layers.MaxPooling2D((2, 2), strides=(2, 2), name="pool2")(x)
+    encoding = pool("pool2")(x)
 
     # Head 1, the classifier: which digit is it?
-    x = layers.Flatten(name="flatten")(encoding)
-    x = layers.Dense(DENSE_UNITS, activation="relu", name="dense")(x)
+    x = layers.Flatten(dtype=dtype, name="flatten")(encoding)
+    x = layers.Dense(DENSE_UNITS, activation="relu", dtype=dtype, name="dense")(x)
     classification = layers.Dense(class_num, activation="softmax", dtype="float32", name="classification")(x)
 
     # Head 2, the decoder: draw the input again.
-    x = layers.UpSampling2D((2, 2), name="upsampling1")(encoding)
+    x = upsample("upsampling1")(encoding)
     x = conv("decoder")(x)
-    x = layers.UpSampling2D((2, 2), name="upsampling2")(x)
+    x = upsample("upsampling2")(x)
     autoencoder = layers.Conv2D(
         1, KERNEL_SIZE, padding="same", activation="sigmoid", dtype="float32", name="autoencoder"
     )(x)
 
-    return keras.Model(image, [classification, autoencoder], name="cnn_autoencoder")
+    model = keras.Model(image, [classification, autoencoder], name="cnn_autoencoder")
+    if dtype:
+        model.dtype_policy = dtype  # by which Keras decides whether to scale the loss
+    return model
 
 
-def load_model(path, compile=False):
-    """Load a network that train.py saved, and check that its input and outputs are the article's.
+def describe_network(model):
+    """Return how many parameters a model has, and the SHA-256 of its configuration: layers, sizes, rates and all."""
+    config = json.dumps(model.get_config(), sort_keys=True, default=str)
+    return {"parameters": model.count_params(), "sha256": hashlib.sha256(config.encode()).hexdigest()}
+
+
+def load_model(path):
+    """Load a network that train.py saved, not compiled, and check that its input and outputs are the article's.
 
     Raises InputError when there is no such file, when it is damaged or no Keras model, when it
     holds code (Keras' safe mode stays on), or when it is a network for something else.
     """
     if not path.exists():
-        ways = "run python train.py first, or see the recorded one: python evaluate.py --output-dir outputs/reference"
-        raise InputError(f"no trained network {path}: {ways}")
+        raise InputError(f"no trained network {path}: python train.py writes one")
     try:
-        model = keras.saving.load_model(path, compile=compile, safe_mode=True)
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
         found = (
             {tensor.name: tensor.shape[1:] for tensor in model.inputs},
             getattr(model, "output_names", None),

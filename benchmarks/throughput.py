@@ -11,6 +11,7 @@ Writes throughput.json and throughput.png to the output directory.
 
 import argparse
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -26,7 +27,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import data
+from cli import ArgumentParser, start, whole_number
+from data import CLASS_NUM, InputError, batches, load_mnist, preprocess
+from run_folder import whole_file, write_json
 from train import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MOMENTUM, new_model, train
 
 WARM_UP = 10 * BATCH_SIZE  # images; the first steps trace, compile and allocate
@@ -64,14 +67,14 @@ def training_flop(model):
 
 
 def keras_project(precision):
-    """(a), (b): as train.py trains. Returns a function that trains on so many images."""
-    (images, labels), (test_images, test_labels) = data.load_mnist()
+    """(a), (b): as train.py trains. Returns what trains on so many images, and what gives the weights."""
+    (images, labels), (test_images, test_labels) = load_mnist()
     model = new_model(precision=precision)
 
-    def run(count):
+    def train_on(count):
         train(model, (images[:count], labels[:count]), (test_images[:BATCH_SIZE], test_labels[:BATCH_SIZE]), epochs=1)
 
-    return run
+    return train_on, model.get_weights
 
 
 def keras_plain():
@@ -81,15 +84,15 @@ def keras_plain():
     """
     import keras
 
-    (images, labels), _ = data.load_mnist()
-    x, y = data.preprocess(images), keras.utils.to_categorical(labels, data.CLASS_NUM)
+    (images, labels), _ = load_mnist()
+    x, y = preprocess(images), keras.utils.to_categorical(labels, CLASS_NUM)
     model = new_model()
 
-    def run(count):
+    def train_on(count):
         targets = {"classification": y[:count], "autoencoder": x[:count]}
         model.fit(x[:count], targets, batch_size=BATCH_SIZE, epochs=math.ceil(count / len(x)), verbose=0)
 
-    return run
+    return train_on, model.get_weights
 
 
 def pytorch(autocast):
@@ -114,13 +117,12 @@ def pytorch(autocast):
     decoder = nn.Sequential(upsample, *block(64, upsample), conv(64, 1))
     network = nn.ModuleList([encoder, classifier, decoder]).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, nesterov=True)
-    (images, labels), _ = data.load_mnist()
+    (images, labels), _ = load_mnist()
 
-    def run(count):
-        batches = data.batches(images[:count], labels[:count], BATCH_SIZE, seed=0)
-        for _ in range(count // BATCH_SIZE):
-            x, targets = next(batches)
-            x = torch.from_numpy(x).permute(0, 3, 1, 2)
+    def train_on(count):
+        made = batches(images[:count], labels[:count], BATCH_SIZE, seed=0)
+        for batch, targets in itertools.islice(made, count // BATCH_SIZE):
+            x = torch.from_numpy(batch).permute(0, 3, 1, 2)
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 encoding = encoder(x)
                 logits, drawing = classifier(encoding), decoder(encoding)
@@ -130,7 +132,10 @@ def pytorch(autocast):
             (LOSS_WEIGHTS[0] * cross_entropy + LOSS_WEIGHTS[1] * squared_error).backward()
             optimizer.step()
 
-    return run
+    def weights():
+        return [parameter.detach().numpy().copy() for parameter in network.parameters()]
+
+    return train_on, weights
 
 
 def best_rate(convolve):
@@ -185,10 +190,10 @@ def measure(contestant, images):
     """Train on so many images, warmed up; returns images a second and this process' peak memory in MB."""
     import resource  # not on Windows
 
-    run = PREPARE[contestant]()
-    run(WARM_UP)
+    train_on, _ = PREPARE[contestant]()
+    train_on(WARM_UP)
     started = time.perf_counter()
-    run(images)
+    train_on(images)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"images": images, "images_per_second": images / seconds, "peak_memory_mb": peak / 1e6}
@@ -201,7 +206,7 @@ def in_a_process(*arguments):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise data.InputError(f"{' '.join(map(str, arguments))} ended with status {done.returncode}: {last}")
+        raise InputError(f"{' '.join(map(str, arguments))} ended with status {done.returncode}: {last}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -269,7 +274,7 @@ def draw(summary, title, path):
     axes.set_yticks(range(len(CONTESTANTS)), [f"{name} ({letter})" for letter, (name, _) in CONTESTANTS.items()])
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    with data.whole_file(path) as temporary:
+    with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})
 
 
@@ -291,12 +296,12 @@ def processor_lines():
 
 
 def parse_args():
-    parser = data.ArgumentParser(__doc__)
+    parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("--quick", action="store_true", help="one round with short epochs, under 3 minutes")
-    add("--rounds", type=data.whole_number(1), help=f"default: {ROUNDS}, with --quick {QUICK_ROUNDS}")
+    add("--rounds", type=whole_number(1), help=f"default: {ROUNDS}, with --quick {QUICK_ROUNDS}")
     add("--contestant", choices=PREPARE, help=argparse.SUPPRESS)  # these three are for the processes it starts
-    add("--images", type=data.whole_number(1), help=argparse.SUPPRESS)
+    add("--images", type=whole_number(1), help=argparse.SUPPRESS)
     add("--convolutions", choices=CONVOLUTIONS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -308,14 +313,14 @@ def main():
     if args.convolutions:
         return print(json.dumps(CONVOLUTIONS[args.convolutions]()))
     if not importlib.util.find_spec("torch"):
-        raise data.InputError("no PyTorch here: pip install -r benchmarks/requirements.txt")
+        raise InputError("no PyTorch here: pip install -r benchmarks/requirements.txt")
 
     from model import prepare_model
 
     flop = training_flop(prepare_model())
     rounds, images = (QUICK_ROUNDS, QUICK_IMAGES) if args.quick else (ROUNDS, IMAGES)
     rounds = args.rounds or rounds
-    plain_images = 2 * images if args.quick else PLAIN_EPOCHS * len(data.load_mnist()[0][0])
+    plain_images = 2 * images if args.quick else PLAIN_EPOCHS * len(load_mnist()[0][0])
     args.output_dir.mkdir(parents=True, exist_ok=True)
     measured = []
     for number in range(1, rounds + 1):
@@ -332,12 +337,11 @@ def main():
         measured.append(one)
         summary = summarise(measured, flop)  # after every round, so that a stopped run leaves the rounds it had
         report = {"machine": machine(), "flop_per_image": flop, **summary, "rounds": measured}
-        with data.whole_file(args.output_dir / "throughput.json") as temporary:
-            temporary.write_text(json.dumps(report, indent=2) + "\n")
+        write_json(args.output_dir / "throughput.json", report)
         title = f"{report['machine']['cores']} cores of {report['machine']['processor']}, batches of {BATCH_SIZE}"
         draw(summary, title, args.output_dir / "throughput.png")
     print("", *table(summary), f"Wrote throughput.json and throughput.png to {args.output_dir}.", sep="\n")
 
 
 if __name__ == "__main__":
-    data.run(main)
+    start(main)

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, files, run_script, succeed
 
+from data import DATA, InputError, load_mnist
+from run_folder import read_stamp
+
 EPOCHS, LIMIT = 2, 64
 
 
@@ -27,9 +30,11 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:-2000])
 
 
-def comment(path, text):
+def comment(path, epoch):
+    """Make a checkpoint say that it is of another epoch."""
+    run, _ = read_stamp(path)
     with zipfile.ZipFile(path, "a") as file:
-        file.comment = text
+        file.comment = json.dumps({"run": run, "epoch": epoch}).encode()
 
 
 def change(path, **arrays):
@@ -53,9 +58,15 @@ def edit_settings(folder, **settings):
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
+def lose_data(folder, path):
+    """Make the run's own data those at another path, changed, or at none."""
+    if path:
+        change(path, y_train=np.zeros(320, np.uint8))
+    edit_settings(folder, data=str(path or folder / "gone.npz"))
+
+
 def stopped(folder):
     """Make of a finished run one that was stopped after its first epoch, as far as a reader can tell."""
-    (folder / "model.keras").unlink()
     history = folder / "history.csv"
     history.write_text("".join(history.read_text().splitlines(keepends=True)[:2]))
 
@@ -73,6 +84,7 @@ COMMAND_LINES = [
     ("one weight", "train.py --loss-weights 1", None, 2, "--loss-weights"),
     ("negative weight", "train.py --loss-weights 1 -1", None, 2, "--loss-weights"),
     ("infinite weight", "train.py --loss-weights inf 1", None, 2, "--loss-weights"),
+    ("two weights of 0", "train.py --loss-weights 0 0", None, 2, "--loss-weights: with 0 and 0"),
     ("unknown precision", "train.py --precision float64", None, 2, "--precision"),
     ("both ways on", "train.py --resume --overwrite", None, 2, "--overwrite"),
     ("unknown option", "train.py --learning-rate 1", None, 2, "--learning-rate"),
@@ -109,11 +121,11 @@ DATA_FILES = [
 AGAIN = "train.py --output-dir F --data D"
 RESUME = f"{AGAIN} --resume --epochs 3"
 RUNS = [
-    ("a finished run is there", AGAIN, None, 1, "--overwrite"),
+    ("a finished run is there", AGAIN, None, 1, "finished run of 2 epochs: train it further with --resume --epochs 4"),
     ("an unfinished run is there", AGAIN, lambda f, d: stopped(f), 1, "after epoch 1: go on with --resume"),
     ("folder below a file", "train.py --output-dir F/settings.json/new --data D", None, 1, "settings.json"),
     ("folder is a file", "train.py --output-dir F/settings.json --data D", None, 1, "settings.json"),
-    ("nothing to resume", f"{NEW} --resume", None, 1, "nothing to resume"),
+    ("nothing to resume", f"{NEW} --resume", None, 1, "there is no run in"),
     ("another seed", f"{RESUME} --seed 1", None, 1, "seed"),
     ("another batch size", f"{RESUME} --batch-size 16", None, 1, "batch_size"),
     ("another limit", f"{RESUME} --limit 65", None, 1, "limit"),
@@ -121,26 +133,35 @@ RUNS = [
     ("another precision", f"{RESUME} --precision mixed_bfloat16", None, 1, "precision is float32 in this run"),
     ("another backend", RESUME, lambda f, d: edit_settings(f, backend="theano"), 1, "backend"),
     ("another learning rate", RESUME, lambda f, d: edit_settings(f, learning_rate=1), 1, "learning_rate"),
-    ("another data file", RESUME, lambda f, d: change(d, y_train=np.zeros(320, np.uint8)), 1, "data_sha256"),
+    ("another data file", RESUME, lambda f, d: change(d, y_train=np.zeros(320, np.uint8)), 1, "not on"),
+    ("the project's MNIST", "train.py --output-dir F --resume --data MNIST", None, 1, "small.npz, not on mnist.npz"),
+    ("another network", RESUME, lambda f, d: edit_settings(f, network={"sha256": "0"}), 1, "model.py changed"),
+    ("another run's checkpoint", RESUME, lambda f, d: edit_settings(f, run="0"), 1, "are of two runs"),
+    ("its data are gone", "train.py --output-dir F --resume", lambda f, d: lose_data(f, None), 1, "with --data"),
+    ("its data changed", "train.py --output-dir F --resume", lose_data, 1, "has changed since"),
+    ("settings missing", AGAIN, lambda f, d: (f / "settings.json").unlink(), 1, "lost its settings.json: replace it"),
+    ("settings missing too", RESUME, lambda f, d: (f / "settings.json").unlink(), 1, "lost its settings.json: repl"),
     ("fewer epochs", f"{AGAIN} --resume --epochs 1", None, 1, "--epochs 1"),
     ("settings cut", RESUME, lambda f, d: (f / "settings.json").write_text('{"epochs": 2'), 1, "settings.json"),
     ("settings empty", RESUME, lambda f, d: (f / "settings.json").write_text("{}"), 1, "settings.json"),
     ("history missing", RESUME, lambda f, d: (f / "history.csv").unlink(), 1, "history.csv"),
-    ("history cut", RESUME, lambda f, d: truncate(f / "history.csv"), 1, "history.csv"),
+    ("history cut", RESUME, lambda f, d: truncate(f / "history.csv"), 1, "--overwrite"),
+    ("history cut, no flag", AGAIN, lambda f, d: truncate(f / "history.csv"), 1, "--overwrite"),
     ("checkpoint missing", RESUME, lambda f, d: (f / "checkpoint.keras").unlink(), 1, "checkpoint.keras is missing"),
     ("only history left", RESUME, lambda f, d: [p.unlink() for p in f.glob("*.keras")], 1, "checkpoint.keras is miss"),
     ("checkpoint truncated", RESUME, lambda f, d: truncate(f / "checkpoint.keras"), 1, "checkpoint.keras"),
-    ("checkpoint of other steps", RESUME, lambda f, d: comment(f / "checkpoint.keras", b"1"), 1, "number of steps"),
-    ("checkpoint of no epoch", RESUME, lambda f, d: comment(f / "checkpoint.keras", b""), 1, "of which epoch"),
+    ("checkpoint of other steps", RESUME, lambda f, d: comment(f / "checkpoint.keras", 1), 1, "number of steps"),
+    ("checkpoint of no epoch", RESUME, lambda f, d: comment(f / "checkpoint.keras", None), 1, "of which epoch"),
     ("checkpoint is text", RESUME, lambda f, d: (f / "checkpoint.keras").write_text("PK"), 1, "not a readable"),
-    ("checkpoint with code", RESUME, lambda f, d: network(code=True).save(f / "checkpoint.keras"), 1, "Lambda"),
-    ("checkpoint of another", RESUME, lambda f, d: network().save(f / "checkpoint.keras"), 1, "not a checkpoint"),
+    ("checkpoint is empty", RESUME, lambda f, d: (f / "checkpoint.keras").write_text(""), 1, "not a readable"),
+    ("checkpoint with code", RESUME, lambda f, d: network(code=True).save(f / "checkpoint.keras"), 1, "not a readable"),
+    ("checkpoint of another", RESUME, lambda f, d: network().save(f / "checkpoint.keras"), 1, "not a readable"),
     (
         "no optimizer in it",
         RESUME,
         lambda f, d: shutil.copy(f / "model.keras", f / "checkpoint.keras"),
         1,
-        "not a check",
+        "not a readable checkpoint of this network",
     ),
 ]
 RECORDED = "python evaluate.py --output-dir outputs/reference"
@@ -149,6 +170,7 @@ MODELS = [
     for script in ("evaluate.py", "visualize.py")
     for name, folder, change, word in [
         ("before any training", "F/new", None, "train.py first, or see the recorded one: " + RECORDED),
+        ("before an epoch ended", "F", lambda f, d: (f / "model.keras").unlink(), "train.py --resume"),
         ("network truncated", "F", lambda f, d: truncate(f / "model.keras"), "not a readable Keras model"),
         ("network is text", "F", lambda f, d: (f / "model.keras").write_text("PK"), "not a readable Keras model"),
         ("network is empty", "F", lambda f, d: (f / "model.keras").write_text(""), "not a readable Keras model"),
@@ -160,6 +182,14 @@ MODELS = [
             "not the article's",
         ),
         ("network of one layer", "F", lambda f, d: one_layer().save(f / "model.keras"), "not the article's"),
+    ]
+] + [
+    (f"{script} {name}", f"{script} --output-dir F", change, 1, word)
+    for script in ("evaluate.py", "visualize.py")
+    for name, change, word in [
+        ("where its data are gone", lambda f, d: lose_data(f, None), "say where it is with --data"),
+        ("where its data changed", lose_data, "has changed since"),
+        ("without settings", lambda f, d: (f / "settings.json").unlink(), "lost its settings.json"),
     ]
 ] + [
     (
@@ -203,7 +233,7 @@ def test_bad_input(command, prepare, status, word, finished, small_data, tmp_pat
         prepare(folder, data_file)
     before = files(tmp_path)
     command = [part.replace("F", str(folder), 1) if part[0] == "F" else part for part in command.split()]
-    command = [str(data_file) if part == "D" else part for part in command]
+    command = [{"D": str(data_file), "MNIST": str(DATA)}.get(part, part) for part in command]
 
     found, stderr = run_here(capfd, monkeypatch, command)
 
@@ -225,8 +255,8 @@ def test_bad_input_in_a_process_of_its_own(script, tmp_path):
     assert not files(tmp_path)
 
 
-def test_a_missing_package_is_named():
-    done = run_script("evaluate.py", KERAS_BACKEND="jax_is_not_there")
+def test_a_missing_package_is_named(finished):
+    done = run_script("evaluate.py", "--output-dir", finished, KERAS_BACKEND="jax_is_not_there")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "requirements.txt" in done.stderr
@@ -234,8 +264,6 @@ def test_a_missing_package_is_named():
 
 def test_a_broken_data_file_is_refused_wherever_it_breaks(small_data, tmp_path):
     """A flipped or cut byte anywhere ends in an InputError or in four arrays that pass the checks, never else."""
-    from data import InputError, load_mnist
-
     whole = small_data.read_bytes()
     path = tmp_path / "broken.npz"
     random = np.random.default_rng(0)

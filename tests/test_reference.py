@@ -8,7 +8,8 @@ from conftest import ROOT
 from benchmarks.throughput import summarise, table
 from evaluate import evaluate
 from model import load_model
-from train import BATCH_SIZE, EPOCHS, LEARNING_RATE, LOSS_WEIGHTS, MOMENTUM, SEED, read_history
+from run_folder import read_history
+from train import BATCH_SIZE, EPOCHS, LEARNING_RATE, LOSS_WEIGHTS, MOMENTUM, SEED
 
 REFERENCE = ROOT / "outputs" / "reference"
 SEEDS = [REFERENCE, *sorted((REFERENCE / "seeds").iterdir())]

@@ -1,6 +1,7 @@
 """The scripts as their user runs them: train, evaluate, visualize, on a small cut of the real MNIST."""
 
 import csv
+import hashlib
 import importlib.util
 import json
 import re
@@ -17,7 +18,7 @@ from conftest import ROOT, run_script, succeed
 from data import load_mnist
 from evaluate import evaluate
 from model import load_model, predict
-from train import HISTORY, read_history
+from run_folder import COLUMNS, read_history
 from visualize import draw_sheet, to_greys
 
 PICTURES = {  # height and width in pixels
@@ -38,7 +39,7 @@ def trained(small_data, tmp_path_factory):
     common = "--output-dir", folder, "--data", small_data
     output = succeed("train.py", *common, "--epochs", 2, "--limit", 96)
     assert len(re.findall(r"^epoch \d/2: ", output, re.MULTILINE)) == 2
-    assert f"python evaluate.py --output-dir {folder} --data {small_data}" in output
+    assert f"python evaluate.py --output-dir {folder}\n" in output
     assert "Test accuracy" in succeed("evaluate.py", *common)
     succeed("visualize.py", *common)
     return folder
@@ -48,10 +49,10 @@ def test_run_is_recorded(trained):
     settings = json.loads((trained / "settings.json").read_text())
     assert (settings["epochs"], settings["batch_size"], settings["seed"], settings["limit"]) == (2, 32, 0, 96)
     assert settings["loss_weights"] == [0.9, 0.1]
-    assert settings["versions"]["keras"] == keras.__version__
-    assert settings["versions"]["numpy"] == np.__version__
+    assert settings["starts"][0]["keras"] == keras.__version__
+    assert settings["starts"][0]["numpy"] == np.__version__
     rows = list(csv.DictReader((trained / "history.csv").open(newline="")))
-    assert [tuple(row) for row in rows] == [HISTORY, HISTORY]
+    assert [tuple(row) for row in rows] == [COLUMNS, COLUMNS]
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
 
@@ -68,12 +69,13 @@ def test_metrics_are_what_the_network_does(trained, small_data):
     model = load_model(trained / "model.keras")
     probabilities, _ = predict(model, images)
     metrics = json.loads((trained / "metrics.json").read_text())
-    assert metrics == evaluate(model, images, labels)
+    network = {"epoch": 2, "run": json.loads((trained / "settings.json").read_text())["run"]}
+    data = {"data": str(small_data), "data_sha256": hashlib.sha256(small_data.read_bytes()).hexdigest()}
+    assert metrics == {**evaluate(model, images, labels), **network, **data}
     errors = int((probabilities.argmax(axis=1) != labels).sum())
     assert (metrics["errors"], metrics["images"]) == (errors, 200)
     assert metrics["accuracy"] == pytest.approx(1 - errors / 200)
-    assert metrics["article_accuracy"] == 0.9933
-    right = sum(metrics["accuracy_of_digit"][str(digit)] * (labels == digit).sum() for digit in range(10))
+    right = sum(metrics["accuracy_of_class"][str(digit)] * (labels == digit).sum() for digit in range(10))
     assert right == pytest.approx(200 - errors, abs=1e-3)
 
 
@@ -136,7 +138,7 @@ def test_other_backends_train_and_resume(backend, small_data, tmp_path):
 
 
 def test_importing_is_silent_and_ruff_passes():
-    code = "import model, data, train, evaluate, visualize"
+    code = "import cli, data, model, dropout, run_folder, train, evaluate, visualize"
     for command in ([sys.executable, "-W", "error", "-c", code], [sys.executable, "-m", "ruff", "check", "--quiet"]):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

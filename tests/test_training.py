@@ -3,7 +3,8 @@
 import numpy as np
 
 from evaluate import evaluate
-from train import HISTORY, new_model, train
+from run_folder import COLUMNS
+from train import new_model, train
 
 
 def test_a_short_training_learns(mnist):
@@ -23,7 +24,7 @@ def test_a_short_training_learns(mnist):
     assert after["autoencoder_loss"] < 0.7 * before["autoencoder_loss"]
     assert after["accuracy"] > 0.5
     assert calls == history
-    assert [tuple(row) for row in history] == [HISTORY, HISTORY]
+    assert [tuple(row) for row in history] == [COLUMNS, COLUMNS]
     assert [row["epoch"] for row in history] == [1, 2]
     # What evaluate() measures is what Keras measured after the last epoch.
     assert after["accuracy"] == np.float32(history[-1]["val_classification_accuracy"]).round(6)

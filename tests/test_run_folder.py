@@ -16,7 +16,7 @@ import keras
 import pytest
 from conftest import ROOT, files, run_script, succeed
 
-from train import write_checkpoint
+from run_folder import read_stamp, write_keras
 
 EPOCHS, LIMIT = 3, 96
 
@@ -78,10 +78,10 @@ def test_stopped_after_an_epoch(epoch, number, status, uninterrupted, small_data
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == status
     assert re.fullmatch(rf"train.py: stopped; epoch {epoch} is the last one kept; go on with: .*\n", stderr)
-    assert f"python train.py --resume --output-dir {tmp_path} --data {small_data}" in stderr
+    assert f"go on with: python train.py --resume --output-dir {tmp_path}\n" in stderr
 
-    # What defines the run is in its settings.json.
-    output = succeed("train.py", "--resume", "--output-dir", tmp_path, "--data", small_data)
+    # What defines the run is in its settings.json, the data too.
+    output = succeed("train.py", "--resume", "--output-dir", tmp_path)
     assert f": {epoch} of {EPOCHS} epochs done" in output
     is_the_same_run(tmp_path, uninterrupted)
 
@@ -149,7 +149,7 @@ def test_loss_that_overflows_stops_the_run(uninterrupted, small_data, tmp_path):
     checkpoint = tmp_path / "checkpoint.keras"
     model = keras.saving.load_model(checkpoint)
     model.set_weights([array * 1e12 for array in model.get_weights()])
-    write_checkpoint(checkpoint, model, EPOCHS)
+    write_keras(checkpoint, model, read_stamp(checkpoint)[0], EPOCHS)
     before = checkpoint.read_bytes()
     done = run_script(*command(tmp_path, small_data, "--resume", epochs=EPOCHS + 1))
     assert done.returncode == 1
