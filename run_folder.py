@@ -254,16 +254,15 @@ def refuse_a_run(folder):
 
 def remove_results(folder):
     """Remove what evaluate.py and visualize.py wrote, and nothing else."""
-    for path in [*(folder / name for name in (METRICS, *PICTURES)), *pairs(folder)]:
+    for path in [*(folder / name for name in (METRICS, *PICTURES)), *pairs(folder / PAIRS)]:
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not there, or not empty
         (folder / PAIRS).rmdir()
 
 
 def pairs(folder):
-    """Return the paths of the pairs that visualize.py wrote, in order."""
-    found = (folder / PAIRS).glob("*.png")
-    return sorted(path for path in found if path.stem.isdecimal() and path.stem == f"{int(path.stem):02d}")
+    """Return the paths of the pairs that visualize.py wrote to a folder."""
+    return [path for path in folder.glob("*.png") if path.stem.isdecimal() and path.stem == f"{int(path.stem):02d}"]
 
 
 def begin(folder, settings):

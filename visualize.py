@@ -4,8 +4,8 @@
 
 model.png                the layers and their shapes
 reconstructions/00.png   the first test images, left the original, right the reconstruction
-reconstructions.png      two examples of every digit, original above reconstruction
-training.png             both losses and the accuracy over the epochs
+reconstructions.png      two examples of every digit: the classifier's answer, original above reconstruction
+training.png             both losses and the errors over the epochs
 confusion_matrix.png     which digit was taken for which
 mistakes.png             the images it got wrong, most confident first
 
@@ -18,14 +18,17 @@ import shutil
 import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 import run_folder
 from cli import ArgumentParser, start, whole_number
-from data import CLASS_NUM, is_mnist_test, load_mnist
+from data import CLASS_NUM, IMAGE_SHAPE, is_mnist_test, load_mnist
+from evaluate import ARTICLE_ACCURACY
 from run_folder import whole_file
 
 COUNT = 3  # [A] shows as many pairs
 SCALE = 8  # a pixel of MNIST becomes 8x8 pixels of a pair
+GAP = 2  # of MNIST's pixels, between the two halves of a pair
 MISTAKES = 24  # as many fit on a sheet
 GREYS = {"cmap": "gray", "vmin": 0, "vmax": 255}
 PNG = {"Software": None}  # no version, no date: the same picture is the same file
@@ -56,61 +59,88 @@ def draw_model(model, path):
 def draw_pairs(images, reconstructions, folder):
     """Write 00.png, 01.png, ...: left the original, right the reconstruction, of two uint8 arrays (n, 28, 28).
 
-    Pairs of an earlier drawing that are more than these are removed.
+    Between the two is a white gap. Pairs of an earlier drawing that are more than these are removed.
     """
     folder.mkdir(exist_ok=True)
     for path in run_folder.pairs(folder):
         if int(path.stem) >= len(images):
             path.unlink()
-    for number, pair in enumerate(zip(images, reconstructions)):
-        enlarged = np.kron(np.hstack(pair), np.ones((SCALE, SCALE), np.uint8))
+    gap = np.full((IMAGE_SHAPE[0], GAP), 255, np.uint8)
+    for number, (image, reconstruction) in enumerate(zip(images, reconstructions)):
+        enlarged = np.kron(np.hstack((image, gap, reconstruction)), np.ones((SCALE, SCALE), np.uint8))
         with whole_file(folder / f"{number:02d}.png") as temporary:
             matplotlib.image.imsave(temporary, np.dstack(3 * [enlarged]), metadata=PNG)  # a colour map would round
 
 
-def draw_sheet(images, labels, reconstructions, path, noun="digit"):
-    """Draw the first two examples of every digit, each original above its reconstruction.
+def percent(probability):
+    """Return a probability as text; what would be rounded to 100 % is called "over 99.9 %"."""
+    return "over 99.9 %" if probability > 0.999 else f"{100 * probability:.1f} %"
 
-    noun: what a label stands for, in this picture and others: "digit" for MNIST, else "class".
+
+def draw_sheet(images, labels, probabilities, reconstructions, noun="digit"):
+    """Draw the first two test images of every digit, each above its reconstruction, under what the classifier says.
+
+    images, reconstructions: uint8 (n, 28, 28). probabilities: (n, 10). noun: what a label stands for,
+    in this picture and the others, "digit" for MNIST, else "class". Returns the figure.
     """
-    tiles = np.full((4, CLASS_NUM, 30, 30), 255, np.uint8)  # 28x28 and a white edge
-    for digit in range(CLASS_NUM):
-        for example, index in enumerate(np.flatnonzero(labels == digit)[:2]):
-            tiles[2 * example, digit, 1:-1, 1:-1] = images[index]
-            tiles[2 * example + 1, digit, 1:-1, 1:-1] = reconstructions[index]
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(tiles.transpose(0, 2, 1, 3).reshape(4 * 30, -1), interpolation="nearest", **GREYS)
-    axes.set_title(f"Two test images of every {noun} and what the autoencoder makes of them")
-    axes.set_xticks(range(15, 300, 30), range(CLASS_NUM))
-    axes.set_yticks(range(15, 120, 30), 2 * ["original", "reconstruction"])
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    save(figure, path)
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
+    figure.suptitle(f"Both tasks on two test images of every {noun}: the answer and its probability; the drawing")
+    figure.get_layout_engine().set(w_pad=0.02, wspace=0, hspace=0)
+    grid = figure.subplots(2, CLASS_NUM)
+    gap = np.full((2, IMAGE_SHAPE[1]), 255, np.uint8)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+    for label in range(CLASS_NUM):
+        for axes, index in zip(grid[:, label], np.flatnonzero(labels == label)):
+            pair = np.vstack((images[index], gap, reconstructions[index]))
+            axes.imshow(pair, interpolation="nearest", **GREYS)
+            answer, probability = probabilities[index].argmax(), probabilities[index].max()
+            color = "black" if answer == label else "tab:red"
+            axes.set_title(f"{answer}\n{percent(probability)}", fontsize=10, color=color)
+    for axes in grid[:, 0]:
+        axes.set_yticks([14, 44], ["original", "reconstruction"], rotation=90, va="center")
+    return figure
 
 
-def draw_training(history, path):
-    """Draw both losses and the accuracy over the epochs; history as train() returns it."""
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    figure.suptitle("Training images: mean over each epoch, with Dropout. Test images: after each epoch.")
-    titles = {
-        "classification_loss": "Classification loss (cross-entropy)",
-        "autoencoder_loss": "Autoencoder loss (mean squared error)",
-        "classification_accuracy": "Accuracy",
+def draw_training(history, loss_weights=None, article_accuracy=None):
+    """Draw both losses and the share of errors over the epochs, on logarithmic axes.
+
+    history: as train() returns it. loss_weights: of classification and autoencoder, for the titles.
+    article_accuracy: from 0 to 1, where it belongs to these data. Returns the figure.
+    """
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    figure.suptitle("Training images: mean over each epoch, with Dropout. Test images: after each epoch.", fontsize=15)
+    weights = [""] * 2 if loss_weights is None else [f", weight {weight:g}" for weight in loss_weights]
+    panels = {
+        "classification_loss": f"Cross-entropy{weights[0]}",
+        "autoencoder_loss": f"Mean squared error{weights[1]}",
+        "classification_accuracy": "Wrong answers in percent",
     }
     epochs = [row["epoch"] for row in history]
-    for axes, (name, title) in zip(figure.subplots(1, 3), titles.items()):
-        axes.plot(epochs, [row[name] for row in history], "o-", markersize=4, label="training images")
-        axes.plot(epochs, [row[f"val_{name}"] for row in history], "s-", markersize=4, label="test images")
-        axes.set(title=title, xlabel="epoch", xlim=(0.5, len(epochs) + 0.5))
+    for axes, (name, title) in zip(figure.subplots(1, 3), panels.items()):
+        for key, label, style in ((name, "training images", "o-"), (f"val_{name}", "test images", "s-")):
+            values = np.array([row[key] for row in history])
+            if name == "classification_accuracy":
+                values = np.where(values < 1, 100 * (1 - values), np.nan)  # no errors have no place on such an axis
+            axes.plot(epochs, values, style, markersize=5, label=label)
+        if name == "classification_accuracy" and article_accuracy:
+            label = f"the article: {100 * article_accuracy:.2f} % right"
+            axes.axhline(100 * (1 - article_accuracy), color="black", linestyle="--", label=label)
+        axes.set(xlim=(0.5, len(epochs) + 0.5), yscale="log")
+        axes.set_title(title, fontsize=14)
+        axes.set_xlabel("epoch", fontsize=13)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    save(figure, path)
+        axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 3, 5)), major_formatter="{x:g}", minor_formatter="")
+        axes.tick_params(labelsize=12, which="both")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=12)
+    return figure
 
 
-def draw_confusion_matrix(labels, predicted, path, noun="digit"):
-    """Draw how often each digit was taken for which; the colour shows the errors alone."""
+def draw_confusion_matrix(labels, predicted, noun="digit"):
+    """Draw how often each digit was taken for which; the colour shows the errors alone. Returns the figure."""
     counts = np.zeros((CLASS_NUM, CLASS_NUM), int)
     np.add.at(counts, (labels, predicted), 1)
     errors = counts - np.diag(np.diag(counts))
@@ -120,25 +150,31 @@ def draw_confusion_matrix(labels, predicted, path, noun="digit"):
     for true, guess in np.argwhere(counts):
         color = "white" if errors[true, guess] > 0.6 * errors.max() else "black"
         axes.text(guess, true, counts[true, guess], ha="center", va="center", color=color)
-    title = f"{errors.sum()} errors in {len(labels)} test images"
+    title = f"{errors.sum()} errors in {len(labels)} test images\nThe diagonal is right, red is wrong"
     axes.set(title=title, xlabel=f"predicted {noun}", ylabel=f"true {noun}")
     axes.set(xticks=range(CLASS_NUM), yticks=range(CLASS_NUM))
     figure.colorbar(picture, label="errors", shrink=0.8)
-    save(figure, path)
+    return figure
 
 
-def draw_mistakes(images, labels, probabilities, reconstructions, path):
-    """Draw the wrongly classified images, most confident first, each beside its reconstruction."""
+def draw_mistakes(images, labels, probabilities, reconstructions):
+    """Draw the wrongly classified images, most confident first, each beside its reconstruction. Returns the figure."""
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     shown = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
-    figure = Figure(figsize=(12, 6.4), layout="constrained")
-    figure.suptitle(f"{len(wrong)} mistakes, the {len(shown)} most confident: original and reconstruction")
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    title = f"{len(wrong)} mistakes, of which the {len(shown)} that the network was surest of: original, reconstruction"
+    figure.suptitle(f"{title}\nAbove each: what it is, what it was taken for, the network's probability", fontsize=14)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    gap = np.full((IMAGE_SHAPE[0], 1), 255, np.uint8)
     for place, index in enumerate(shown):
         axes = figure.add_subplot(4, 6, place + 1, xticks=[], yticks=[])
-        axes.imshow(np.hstack((images[index], reconstructions[index])), interpolation="nearest", **GREYS)
-        axes.set_title(f"{labels[index]}, taken for {predicted[index]} ({confidence[index]:.1%})", fontsize=9)
-    save(figure, path)
+        pair = np.hstack((images[index], gap, reconstructions[index]))
+        axes.imshow(pair, interpolation="nearest", **GREYS)
+        axes.spines[:].set_visible(False)
+        text = f"{labels[index]}, taken for {predicted[index]}\n{percent(confidence[index])}"
+        axes.set_title(text, fontsize=13, pad=3)
+    return figure
 
 
 def main():
@@ -156,17 +192,20 @@ def main():
     model, (_, epoch) = run_folder.load_network(folder)
     probabilities, reconstructions = predict(model, images)
     reconstructions = to_greys(reconstructions)
-    noun = "digit" if is_mnist_test(images, labels) else "class"
+    noun, article = ("digit", ARTICLE_ACCURACY) if is_mnist_test(images, labels) else ("class", None)
+    settings = run_folder.read_settings(folder) if (folder / run_folder.SETTINGS).exists() else {}
 
     if shutil.which("dot"):
         draw_model(model, folder / "model.png")
     else:
         print("No model.png without Graphviz: apt install graphviz, brew install graphviz, or https://graphviz.org")
     draw_pairs(images[: args.count], reconstructions, folder / run_folder.PAIRS)
-    draw_sheet(images, labels, reconstructions, folder / "reconstructions.png", noun)
-    draw_training(history[:epoch], folder / "training.png")  # it may be an epoch ahead of the network
-    draw_confusion_matrix(labels, probabilities.argmax(axis=1), folder / "confusion_matrix.png", noun)
-    draw_mistakes(images, labels, probabilities, reconstructions, folder / "mistakes.png")
+    sheet = draw_sheet(images, labels, probabilities, reconstructions, noun)
+    save(sheet, folder / "reconstructions.png")
+    history = history[:epoch]  # on disk it may be an epoch ahead of the network
+    save(draw_training(history, settings.get("loss_weights"), article), folder / "training.png")
+    save(draw_confusion_matrix(labels, probabilities.argmax(axis=1), noun), folder / "confusion_matrix.png")
+    save(draw_mistakes(images, labels, probabilities, reconstructions), folder / "mistakes.png")
     if trained_on := run_folder.other_data(folder, data_path):
         print(f"Drawn with {data_path}; this run was trained on {trained_on}")
     print(f"Wrote the pictures to {folder}; begin with {folder / 'reconstructions.png'}")

@@ -1,11 +1,61 @@
 """The Dropout layers: another mask in every epoch, the same one for the same seed, and the 16-bit draws."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
 
-from dropout import dropouts
-from train import PRECISIONS, new_model
+from dropout import dropouts, seed_dropout
+from train import PRECISIONS, new_model, train
+
+
+def mask(layer):
+    """Which of 1,000 ones a Dropout layer lets through."""
+    return keras.ops.convert_to_numpy(layer(np.ones((1, 1000), "float32"), training=True)) > 0
+
+
+def test_masks_depend_on_seed_epoch_and_layer():
+    model = new_model()
+    first, second, *_ = dropouts(model)
+    masks = {}
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        seed_dropout(model, seed, epoch)
+        masks[seed, epoch] = mask(first)
+        if keras.backend.backend() != "torch":  # where the layers draw one after the other from one generator
+            assert not np.array_equal(mask(first), masks[seed, epoch])  # another in the next step
+            assert not np.array_equal(mask(second), masks[seed, epoch])
+        seed_dropout(model, seed, epoch)
+        assert np.array_equal(mask(first), masks[seed, epoch])
+    assert not np.array_equal(masks[0, 0], masks[0, 1])
+    assert not np.array_equal(masks[0, 0], masks[1, 0])
+
+
+def test_training_draws_other_masks_in_every_epoch(mnist):
+    """On copies of one image, with a learning rate of 0, nothing but the masks can change the loss."""
+    (images, labels), _ = mnist
+    same = images[:1].repeat(8, axis=0), labels[:1].repeat(8)
+    model = new_model()
+    model.optimizer.learning_rate = 0.0
+    losses = [row["loss"] for row in train(model, same, same, epochs=3, batch_size=8)]
+    assert len({round(loss, 6) for loss in losses}) == 3
+    assert [row["loss"] for row in train(model, same, same, epochs=3, batch_size=8)] == losses
+    resumed = train(model, same, same, epochs=3, batch_size=8, first_epoch=1)
+    assert [row["loss"] for row in resumed] == losses[1:]
+
+
+def test_a_notebook_keeps_its_generators_and_its_policy(mnist):
+    """Training draws nothing from Python's and NumPy's generators, and no later layer computes in 16 bits."""
+    (images, labels), _test_set = mnist
+    model = new_model(precision="mixed_bfloat16")
+    random.seed(5)
+    np.random.seed(5)
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    if keras.backend.backend() != "torch":
+        train(model, (images[:8], labels[:8]), (images[:8], labels[:8]), epochs=2, batch_size=8)
+        assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+    assert keras.config.dtype_policy().name == "float32"
+    assert keras.layers.Dense(1).compute_dtype == "float32"
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the other backends keep Keras' own Dropout")

@@ -23,6 +23,9 @@ def finished(small_data, tmp_path_factory):
     """The folder of a finished run, to be copied by each case that needs one."""
     folder = tmp_path_factory.mktemp("finished")
     succeed("train.py", "--output-dir", folder, "--data", small_data, "--epochs", EPOCHS, "--limit", LIMIT)
+    (folder / "reconstructions").mkdir()
+    for result in ("metrics.json", "training.png", "reconstructions/00.png"):
+        (folder / result).touch()
     return folder
 
 

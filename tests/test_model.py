@@ -71,7 +71,7 @@ def test_layers_are_the_articles():
 def test_compiled_as_in_the_article():
     model = compile_model(prepare_model())
     config = model.optimizer.get_config()
-    assert type(model.optimizer) is keras.optimizers.SGD
+    assert isinstance(model.optimizer, keras.optimizers.SGD)  # on PyTorch, Keras has a class of its own below it
     assert (config["momentum"], config["nesterov"]) == (0.9, True)
     assert config["learning_rate"] == pytest.approx(0.01)
     compiled = model.get_compile_config()

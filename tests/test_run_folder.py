@@ -2,21 +2,23 @@
 
 import csv
 import hashlib
+import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
+import zipfile
 
 import keras
 import pytest
 from conftest import ROOT, files, run_script, succeed
 
-from run_folder import read_stamp, write_keras
+from run_folder import read_stamp, write_json, write_keras
 
 EPOCHS, LIMIT = 3, 96
 
@@ -108,6 +110,7 @@ def test_finished_run_goes_on_and_history_is_put_right(one_epoch, uninterrupted,
 
 def test_full_disk(one_epoch, uninterrupted, small_data, tmp_path):
     """No file may grow beyond 20 MB, the checkpoint needs 27: as on a full disk, writing fails half-way."""
+    resource = pytest.importorskip("resource")  # not on Windows
     shutil.copytree(one_epoch, tmp_path, dirs_exist_ok=True)
     before = files(tmp_path)
     done = subprocess.run(
@@ -156,6 +159,182 @@ def test_loss_that_overflows_stops_the_run(uninterrupted, small_data, tmp_path):
     assert re.fullmatch(rf"train.py: the loss became (inf|nan) in epoch {EPOCHS + 1}; .*\n", done.stderr)
     assert checkpoint.read_bytes() == before
     assert history(tmp_path) == history(uninterrupted)
+
+
+@pytest.mark.parametrize("file", ["checkpoint.keras", "history.csv", "model.keras"])
+def test_killed_between_writing_and_renaming(file, uninterrupted, one_epoch, small_data, tmp_path):
+    """SIGKILL when a file of epoch 2 is whole under its temporary name, and nothing has its place yet."""
+    shutil.copytree(one_epoch, tmp_path, dirs_exist_ok=True)
+    arguments = [str(part) for part in command(tmp_path, small_data, "--resume")]
+    code = f"""
+import os, runpy, signal, sys
+replace = os.replace
+def kill_or_replace(old, new):
+    if os.path.basename(new) == {file!r}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(old, new)
+os.replace = kill_or_replace
+sys.argv = {arguments!r}
+runpy.run_path("train.py", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert any(path.name.startswith(".") and ".part" in path.name for path in tmp_path.iterdir())
+    succeed("evaluate.py", "--output-dir", tmp_path)  # whatever is there can be measured
+    assert json.loads((tmp_path / "metrics.json").read_text())["epoch"] == 1
+    done = {"checkpoint.keras": 1, "history.csv": 1, "model.keras": 2}[file]
+    assert f": {done} of {EPOCHS} epochs done" in succeed(*command(tmp_path, small_data, "--resume"))
+    is_the_same_run(tmp_path, uninterrupted)
+
+
+def test_files_reach_the_disk_before_their_name_does(tmp_path, monkeypatch):
+    """The order in which the system is asked: the content, the new name, the folder that holds it."""
+    order = []
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(number):
+        order.append("folder" if stat.S_ISDIR(os.fstat(number).st_mode) else "content")
+        fsync(number)
+
+    def watched_replace(old, new):
+        order.append("name")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    write_json(tmp_path / "settings.json", {"epochs": 1})
+    assert order == ["content", "name"] + ([] if os.name == "nt" else ["folder"])
+
+
+def test_two_trainings_never_share_a_folder(uninterrupted, small_data, tmp_path):
+    """Beside a live run both ways in are refused; after its death by SIGKILL nothing stands in the way."""
+    live = start(*command(tmp_path, small_data))
+    live.stdout.readline()  # "Training on ..."
+    live.send_signal(signal.SIGSTOP)  # at work, and still there when the others have been refused
+    before = files(tmp_path)
+    for way in ("--overwrite", "--resume"):
+        done = run_script(*command(tmp_path, small_data, way))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"train.py: another train.py is at work in {tmp_path}: ")
+        assert done.stderr.count("\n") == 1
+    assert files(tmp_path) == before
+    live.kill()
+    live.communicate()
+    succeed(*command(tmp_path, small_data, "--resume"))
+    is_the_same_run(tmp_path, uninterrupted)
+
+
+RESULTS = ("metrics.json", "training.png", "reconstructions.png", "reconstructions/00.png", "confusion_matrix.png")
+STRANGERS = ("notes.txt", "reconstructions/mine.png", "my_metrics.json")
+
+
+@pytest.fixture
+def drawn(one_epoch, tmp_path):
+    """A run of one epoch, measured and drawn, with files of the user's beside it."""
+    folder = tmp_path / "drawn"
+    shutil.copytree(one_epoch, folder)
+    succeed("evaluate.py", "--output-dir", folder)
+    succeed("visualize.py", "--output-dir", folder)
+    for name in STRANGERS:
+        (folder / name).write_text("mine")
+    return folder
+
+
+def only_strangers_stay(folder):
+    kept = {str(path) for path in files(folder)}
+    assert kept == {".lock", "settings.json", "history.csv", "checkpoint.keras", "model.keras", *STRANGERS}
+
+
+def test_results_leave_with_their_network(drawn, small_data):
+    assert {*RESULTS, *STRANGERS} <= {str(path) for path in files(drawn)}
+    before = files(drawn)
+    for refused in ("train.py --seed 5", "train.py --resume --seed 5"):
+        assert run_script(*refused.split(), "--output-dir", drawn, "--data", small_data).returncode == 1
+    assert files(drawn) == before
+    succeed(*command(drawn, small_data, "--resume", epochs=1))  # nothing to train: they are still right
+    assert {*RESULTS, *STRANGERS} <= {str(path) for path in files(drawn)}
+
+    succeed(*command(drawn, small_data, "--resume", epochs=2))
+    only_strangers_stay(drawn)
+    succeed("evaluate.py", "--output-dir", drawn)
+    assert json.loads((drawn / "metrics.json").read_text())["epoch"] == 2
+    succeed(*command(drawn, small_data, "--overwrite", epochs=1))
+    only_strangers_stay(drawn)
+
+
+def test_pictures_folder_goes_when_it_is_empty(drawn, small_data):
+    (drawn / "reconstructions" / "mine.png").unlink()
+    succeed(*command(drawn, small_data, "--overwrite", epochs=1))
+    assert not (drawn / "reconstructions").exists()
+
+
+def test_a_run_can_be_looked_at_while_it_trains(small_data, tmp_path):
+    process = start(*command(tmp_path, small_data, epochs=1000))
+    for line in process.stdout:
+        if line.startswith("epoch 2/"):
+            break
+    output = succeed("evaluate.py", "--output-dir", tmp_path)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    after = int(re.search(r"after epoch (\d+),", output).group(1))
+    assert 2 <= after < 1000
+    succeed("evaluate.py", "--output-dir", tmp_path)
+    metrics, settings = (json.loads((tmp_path / name).read_text()) for name in ("metrics.json", "settings.json"))
+    assert metrics["run"] == settings["run"]
+    last = len(history(tmp_path)) - 1
+    assert metrics["epoch"] in (last, last - 1)  # Ctrl-C can come between checkpoint.keras and model.keras
+    succeed("visualize.py", "--output-dir", tmp_path)
+
+
+def test_every_start_is_recorded_and_a_change_is_said(one_epoch, small_data, tmp_path):
+    shutil.copytree(one_epoch, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "settings.json"
+    settings = json.loads(path.read_text())
+    settings["starts"][0]["keras"] = "3.0.0"
+    path.write_text(json.dumps(settings))
+    output = succeed(*command(tmp_path, small_data, "--resume", epochs=2))
+    assert f"keras {keras.__version__}, it was 3.0.0" in output
+    first, second = json.loads(path.read_text())["starts"]
+    assert (first["keras"], first["after_epoch"]) == ("3.0.0", 0)
+    assert (second["keras"], second["after_epoch"]) == (keras.__version__, 1)
+
+
+def test_a_changed_network_is_not_gone_on_with(one_epoch, small_data, tmp_path):
+    """Dropout at 0.5 in model.py: the same weights fit, and yet it is another network."""
+    code, run = tmp_path / "code", tmp_path / "run"
+    shutil.copytree(one_epoch, run)
+    code.mkdir()
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, code)
+    text = (code / "model.py").read_text(encoding="utf-8")
+    (code / "model.py").write_text(text.replace("DROPOUT = 0.1", "DROPOUT = 0.5"), encoding="utf-8")
+    before = files(run)
+    done = run_script(code / "train.py", "--resume", "--epochs", 2, "--output-dir", run)
+    assert done.returncode == 1
+    assert "this run has another network" in done.stderr
+    assert "model.py" in done.stderr
+    assert files(run) == before
+
+
+def test_a_folder_of_the_first_version(uninterrupted, one_epoch, small_data, tmp_path):
+    """Its settings name fewer things, its checkpoint a number, its network no stamp: it works."""
+    shutil.copytree(one_epoch, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "settings.json"
+    settings = json.loads(path.read_text())
+    settings["versions"] = {name: settings["starts"][0][name] for name in ("python", "keras", "numpy")}
+    for name in ("run", "network", "starts", "precision"):
+        del settings[name]
+    settings["data"] = small_data.name
+    path.write_text(json.dumps(settings))
+    for name, comment in (("checkpoint.keras", b"1"), ("model.keras", b"")):
+        with zipfile.ZipFile(tmp_path / name, "a") as file:
+            file.comment = comment
+    assert "after epoch 1, on 200" in succeed("evaluate.py", "--output-dir", tmp_path, "--data", small_data)
+    done = run_script("evaluate.py", "--output-dir", tmp_path)
+    assert "was trained on small.npz, and there is none: say where it is with --data" in done.stderr
+    assert ": 1 of 3 epochs done" in succeed(*command(tmp_path, small_data, "--resume"))
+    is_the_same_run(tmp_path, uninterrupted)
+    assert json.loads(path.read_text())["data"] == str(small_data)
 
 
 KILLS = 20

@@ -4,7 +4,9 @@ import csv
 import hashlib
 import importlib.util
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,20 +17,21 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_script, succeed
 
-from data import load_mnist
+from data import DATA, load_mnist
 from evaluate import evaluate
 from model import load_model, predict
 from run_folder import COLUMNS, read_history
-from visualize import draw_sheet, to_greys
+from train import new_model, train
+from visualize import draw_confusion_matrix, draw_training, save, to_greys
 
 PICTURES = {  # height and width in pixels
-    "reconstructions/00.png": (224, 448),
-    "reconstructions/01.png": (224, 448),
-    "reconstructions/02.png": (224, 448),
-    "reconstructions.png": (552, 1200),
-    "training.png": (480, 1440),
+    "reconstructions/00.png": (224, 464),
+    "reconstructions/01.png": (224, 464),
+    "reconstructions/02.png": (224, 464),
+    "reconstructions.png": (672, 1200),
+    "training.png": (552, 1440),
     "confusion_matrix.png": (768, 840),
-    "mistakes.png": (768, 1440),
+    "mistakes.png": (840, 1440),
 }
 
 
@@ -95,31 +98,15 @@ def test_pairs_show_the_original_left_and_the_reconstruction_right(trained, smal
         greys = np.rint(pair[..., 0] * 255)
         assert np.array_equal(pair[..., 0], pair[..., 2])
         assert np.array_equal(greys[::8, :224:8], images[number])  # full ink is white, 255
-        assert np.array_equal(greys[7::8, 224::8], to_greys(reconstructions)[number])
-
-
-def test_sheet_shows_each_digit_above_its_reconstruction(small_data, tmp_path):
-    """Drawn with reconstructions that are all white, every second row of the sheet is white, and only that."""
-    images, labels = load_mnist(small_data)[1]
-    draw_sheet(images, labels, np.full_like(images, 255), tmp_path / "sheet.png")
-    sheet = matplotlib.image.imread(tmp_path / "sheet.png")[..., 0]
-    inside = np.flatnonzero((sheet < 0.1).sum(axis=1) > 400)  # rows of pixels that are mostly black paper
-    gaps = np.flatnonzero(np.diff(inside) > 50)
-    assert len(gaps) == 1  # one white band between the two rows of originals
-    columns = np.flatnonzero((sheet[inside] < 0.1).any(axis=0))
-    assert columns[-1] - columns[0] > 1000  # and they go from side to side
-
-
-def test_ink_does_not_overflow():
-    greys = to_greys(np.array([0, 0.5, 1], np.float32).reshape(3, 1, 1, 1))
-    assert greys.ravel().tolist() == [255, 128, 0]
+        assert np.array_equal(greys[7::8, 240::8], to_greys(reconstructions)[number])
+        assert (greys[:, 224:240] == 255).all()  # the gap
 
 
 def test_without_graphviz_all_else_is_drawn_and_the_same_to_the_byte(trained, small_data, tmp_path):
-    for name in ("model.keras", "history.csv"):
+    for name in ("model.keras", "history.csv", "settings.json"):
         shutil.copy(trained / name, tmp_path)
     (tmp_path / "no-programs").mkdir()
-    output = succeed("visualize.py", "--output-dir", tmp_path, "--data", small_data, PATH=str(tmp_path / "no-programs"))
+    output = succeed("visualize.py", "--output-dir", tmp_path, PATH=str(tmp_path / "no-programs"))
     assert sum("apt install graphviz" in line for line in output.splitlines()) == 1
     assert not (tmp_path / "model.png").exists()
     for name in PICTURES:
@@ -133,8 +120,9 @@ def test_other_backends_train_and_resume(backend, small_data, tmp_path):
     common = "--output-dir", tmp_path, "--data", small_data
     succeed("train.py", *common, "--epochs", 1, "--limit", 64, KERAS_BACKEND=backend)
     succeed("train.py", *common, "--epochs", 2, "--resume", KERAS_BACKEND=backend)
-    succeed("evaluate.py", *common, KERAS_BACKEND=backend)
+    assert "Test accuracy" in succeed("evaluate.py", *common, KERAS_BACKEND=backend)
     assert len(read_history(tmp_path / "history.csv")) == 2
+    assert [backend in one for one in json.loads((tmp_path / "settings.json").read_text())["starts"]] == [True, True]
 
 
 def test_importing_is_silent_and_ruff_passes():
@@ -144,6 +132,122 @@ def test_importing_is_silent_and_ruff_passes():
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_help_is_there_at_once():
-    for script in ("train.py", "evaluate.py", "visualize.py"):
-        assert "--output-dir" in run_script(script, "--help").stdout
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "visualize.py", "benchmarks/throughput.py"])
+@pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["--nonsense"], 2)])
+def test_help_and_a_mistyped_flag_are_answered_without_keras(script, arguments, status):
+    code = f"""
+import runpy, sys
+sys.argv = {[script, *arguments]}
+try:
+    runpy.run_path({str(ROOT / script)!r}, run_name="__main__")
+except SystemExit as stop:
+    assert stop.code == {status}, stop.code
+assert not {{"keras", "tensorflow", "jax", "torch"}} & set(sys.modules)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert ("--output-dir" in done.stdout) == (status == 0)
+
+
+def test_the_benchmark_takes_no_data():
+    assert "unrecognized arguments: --data" in run_script("benchmarks/throughput.py", "--data", "x.npz").stderr
+
+
+def test_the_command_line_reaches_the_training(small_data, tmp_path):
+    """What train.py makes of its flags is what the functions make of the same values, bit for bit."""
+    flags = "--epochs 1 --seed 3 --batch-size 24 --limit 48 --loss-weights 0.4 0.6".split()
+    succeed("train.py", *flags, "--output-dir", tmp_path, "--data", small_data)
+    (images, labels), test_set = load_mnist(small_data)
+    model = new_model(seed=3, loss_weights=(0.4, 0.6))
+    history = train(model, (images[:48], labels[:48]), test_set, epochs=1, batch_size=24, seed=3)
+    for one, other in zip(load_model(tmp_path / "model.keras").get_weights(), model.get_weights()):
+        assert np.array_equal(one, other)
+    recorded = read_history(tmp_path / "history.csv")[0]
+    for name in COLUMNS[:-1]:
+        assert recorded[name] == pytest.approx(history[0][name], rel=1e-5), name
+
+
+def test_the_first_line_says_what_it_trains_on(trained, small_data):
+    """Shown by a run that has nothing left to do, so that it says little else."""
+    output = succeed("train.py", "--resume", "--output-dir", trained)
+    settings = json.loads((trained / "settings.json").read_text())
+    devices = settings["starts"][-1]["devices"]
+    assert output.startswith(f"Training on {' and '.join(devices)}, 96 images: 2 of 2 epochs done\n")
+    assert all(devices)
+    if not keras.distribution.list_devices("gpu"):
+        assert devices[0].endswith(("processor core", "processor cores"))
+
+
+def test_other_data_only_by_name_and_then_it_is_said(trained, mnist, tmp_path):
+    """MNIST's own test images, named, for a run that was trained on others: the article's figure belongs to them."""
+    for name in ("model.keras", "history.csv", "settings.json"):
+        shutil.copy(trained / name, tmp_path)
+    own = succeed("evaluate.py", "--output-dir", tmp_path)
+    assert "epoch 2, on 200 test images" in own
+    assert "99.33" not in own
+    assert "this run was trained on" not in own
+    text = (tmp_path / "metrics.json").read_text()
+    assert "article" not in text
+    assert "digit" not in text
+
+    named = succeed("evaluate.py", "--output-dir", tmp_path, "--data", DATA)
+    assert "on 10000 test images of mnist.npz" in named
+    assert "The article's        99.33%" in named
+    assert re.search(r"^Not its own data: this run was trained on /.*small\.npz$", named, re.MULTILINE)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["article_accuracy"], metrics["data"]) == (0.9933, "mnist.npz")
+    assert set(metrics["accuracy_of_digit"]) == set("0123456789")
+
+
+def test_pictures_are_of_the_networks_epoch_and_of_classes_not_digits(trained, small_data, tmp_path):
+    """The history may be an epoch ahead of the network; other data than MNIST have classes."""
+    for name in ("model.keras", "settings.json"):
+        shutil.copy(trained / name, tmp_path)
+    history = (trained / "history.csv").read_text()
+    (tmp_path / "history.csv").write_text(history + history.splitlines()[-1].replace("2,", "3,", 1) + "\n")
+    succeed("visualize.py", "--output-dir", tmp_path)
+    images, labels = load_mnist(small_data)[1]
+    probabilities, _ = predict(load_model(trained / "model.keras"), images)
+    save(draw_training(read_history(trained / "history.csv"), (0.9, 0.1)), tmp_path / "expected.png")
+    assert (tmp_path / "training.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+    save(draw_confusion_matrix(labels, probabilities.argmax(axis=1), "class"), tmp_path / "expected.png")
+    assert (tmp_path / "confusion_matrix.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+
+def test_fewer_pairs_leave_none_of_an_earlier_drawing(trained, tmp_path):
+    for name in ("model.keras", "history.csv", "settings.json"):
+        shutil.copy(trained / name, tmp_path)
+    pairs = tmp_path / "reconstructions"
+    succeed("visualize.py", "--output-dir", tmp_path, "--count", 6)
+    (pairs / "mine.png").touch()
+    succeed("visualize.py", "--output-dir", tmp_path, "--count", 2)
+    assert sorted(path.name for path in pairs.iterdir()) == ["00.png", "01.png", "mine.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the shell here is sh")
+def test_nobody_reads_on_and_closed_streams(trained, tmp_path):
+    for name in ("model.keras", "history.csv", "settings.json"):
+        shutil.copy(trained / name, tmp_path)
+    command = shlex.join([sys.executable, str(ROOT / "evaluate.py"), "--output-dir", str(tmp_path)])
+    for tail in ("| head -1", "2>&-", ">&-", "<&- >&- 2>&-"):
+        (tmp_path / "metrics.json").unlink(missing_ok=True)
+        done = subprocess.run(["sh", "-c", f"{command} {tail}"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), tail
+        assert (tmp_path / "metrics.json").exists(), tail
+        assert done.stdout.startswith("Measured") == (">&-" not in tail.replace("2>&-", "")), tail
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the shell here is sh")
+def test_the_next_command_is_one_that_the_shell_takes(trained, tmp_path):
+    folder = tmp_path / "it's a $HOME; folder"
+    folder.mkdir()
+    for name in ("model.keras", "history.csv", "settings.json"):
+        shutil.copy(trained / name, folder)
+    command = re.search(r"Next: python (visualize.py .*)", succeed("evaluate.py", "--output-dir", folder)).group(1)
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.quote(sys.executable)} {command}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (folder / "training.png").exists()

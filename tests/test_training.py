@@ -1,10 +1,12 @@
 """Training: does the network learn, and is a run a function of its seed?"""
 
 import numpy as np
+import pytest
 
+from dropout import dropouts
 from evaluate import evaluate
 from run_folder import COLUMNS
-from train import new_model, train
+from train import mean_over_images, new_model, train
 
 
 def test_a_short_training_learns(mnist):
@@ -32,6 +34,47 @@ def test_a_short_training_learns(mnist):
     assert abs(after["autoencoder_loss"] - history[-1]["val_autoencoder_loss"]) < 1e-5
     total = 0.9 * after["classification_loss"] + 0.1 * after["autoencoder_loss"]
     assert abs(total - history[-1]["val_loss"]) < 1e-5
+
+
+def test_losses_are_means_over_the_images(mnist):
+    """35 images are a batch of 32 and one of 3, 502 test images one of 500 and one of 2; each image counts once.
+
+    The first 32 images are one and the same, so that the small batch is not like the large one.
+    """
+    (images, labels), (test_images, test_labels) = mnist
+    train_set = np.concatenate((images[:1].repeat(32, axis=0), images[1:4])), np.r_[labels[:1].repeat(32), labels[1:4]]
+    test_set = test_images[:502], test_labels[:502]
+    model = new_model()
+    model.optimizer.learning_rate = 0.0
+    for layer in dropouts(model):
+        layer.rate = 0.0
+    row = train(model, train_set, test_set, epochs=1)[0]
+    for prefix, (x, y) in (("", train_set), ("val_", test_set)):
+        measured = evaluate(model, x, y)
+        for name in ("classification_loss", "autoencoder_loss"):
+            assert row[prefix + name] == pytest.approx(measured[name], abs=3e-6), prefix + name
+        total = 0.9 * row[prefix + "classification_loss"] + 0.1 * row[prefix + "autoencoder_loss"]
+        assert row[prefix + "loss"] == pytest.approx(total, rel=1e-6)
+
+
+def test_mean_over_images_by_hand():
+    """Batches of 4, 4 and 2 images with the losses 1, 2 and 6: 24 / 10 over the images, 3 over the batches."""
+    after, before = {"classification_loss": 3.0, "loss": 7.0}, {"classification_loss": 1.5, "loss": 5.0}
+    assert mean_over_images(after, before, 10, 4) == {"classification_loss": pytest.approx(2.4)}
+    assert mean_over_images(after, before, 12, 4) == {"classification_loss": 3.0}
+    assert mean_over_images(after, {}, 3, 4) == {}
+
+
+def test_a_last_step_that_breaks_the_weights_is_noticed(mnist):
+    """The loss of the only step is taken before its update, which is far too large."""
+    (images, labels), _test_set = mnist
+    small = images[:8], labels[:8]
+    model = new_model()
+    model.optimizer.learning_rate = 1e38
+    calls = []
+    with pytest.raises(FloatingPointError, match="in epoch 1"):
+        train(model, small, small, epochs=1, batch_size=8, after_epoch=calls.append)
+    assert not calls
 
 
 def flat(model):

@@ -1,0 +1,92 @@
+"""What the pictures show, read off the figures before they become pixels."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import same_color
+
+from run_folder import COLUMNS
+from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, draw_training, percent, to_greys
+
+NAMES = ("classification_loss", "autoencoder_loss", "classification_accuracy")
+
+
+def texts(axes):
+    return {text.get_text() for text in axes.texts}
+
+
+def test_ink_does_not_overflow():
+    greys = to_greys(np.array([0, 0.5, 1], np.float32).reshape(3, 1, 1, 1))
+    assert greys.ravel().tolist() == [255, 128, 0]
+
+
+def test_training_shows_what_its_legend_says():
+    """Every number of this history is another, so a curve can only be the one that its label names."""
+    history = [{name: (k + 1) / (10 * row + 30) for k, name in enumerate(COLUMNS)} for row in (1, 2, 3)]
+    for epoch, row in enumerate(history, 1):
+        row["epoch"] = epoch
+    figure = draw_training(history, (0.7, 0.3), 0.9933)
+    assert "0.7" in figure.axes[0].get_title()
+    assert "0.3" in figure.axes[1].get_title()
+    for axes, name in zip(figure.axes, NAMES, strict=True):
+        lines = {line.get_label(): line for line in axes.lines}
+        for label, key in (("training images", name), ("test images", f"val_{name}")):
+            values = np.array([row[key] for row in history])
+            expected = 100 * (1 - values) if name == "classification_accuracy" else values
+            assert np.allclose(lines[label].get_ydata(), expected), label
+            assert list(lines[label].get_xdata()) == [1, 2, 3]
+        in_legend = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert in_legend == list(lines)
+        assert axes.get_yscale() == "log"
+    assert list(lines["the article: 99.33 % right"].get_ydata()) == pytest.approx([0.67, 0.67])
+    assert len(draw_training(history).axes[2].lines) == 2  # on other data there is no such line
+
+
+def test_confusion_matrix_has_the_truth_in_rows():
+    """Five zeros taken for nines, one nine for a zero, and four twos right."""
+    labels, predicted = np.array([0] * 5 + [9] + [2] * 4), np.array([9] * 5 + [0] + [2] * 4)
+    axes = draw_confusion_matrix(labels, predicted, "class").axes[0]
+    found = {(text.get_position(), text.get_text()) for text in axes.texts}
+    assert found == {((9, 0), "5"), ((0, 9), "1"), ((2, 2), "4")}  # x is what it was taken for, y what it is
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+    colours = axes.images[0].get_array()
+    assert (colours[0, 9], colours[9, 0], colours[2, 2]) == (5, 1, 0)
+    assert axes.yaxis_inverted()
+    assert "6 errors in 10 test images" in axes.get_title()
+    assert "diagonal is right" in axes.get_title()
+
+
+def test_mistakes_are_the_surest_ones_first():
+    """Thirty images, of which the even ones are wrong, the surer the later."""
+    labels = np.arange(30) % 10
+    answers = np.where(np.arange(30) % 2, labels, (labels + 1) % 10)
+    probabilities = np.full((30, 10), 0.01)
+    probabilities[np.arange(30), answers] = 0.5 + np.arange(30) / 100
+    images = np.arange(30, dtype=np.uint8).repeat(784).reshape(30, 28, 28)
+    figure = draw_mistakes(images, labels, probabilities, 100 + images)
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    assert [int(picture[0, 0]) for picture in shown] == list(range(28, -1, -2))
+    assert [int(picture[0, -1]) for picture in shown] == list(range(128, 99, -2))  # the reconstruction on the right
+    assert figure.axes[0].get_title() == "8, taken for 9\n78.0 %"
+    assert "15 mistakes, of which the 15" in figure.get_suptitle()
+
+
+def test_percent():
+    assert [percent(value) for value in (0.5, 0.9985, 0.99951)] == ["50.0 %", "99.9 %", "over 99.9 %"]
+
+
+def test_sheet_shows_each_digit_above_its_reconstruction_under_its_answer(mnist):
+    images, labels = mnist[1][0][:200], mnist[1][1][:200]
+    probabilities = np.full((200, 10), 0.02)
+    probabilities[np.arange(200), (labels + (labels == 4)) % 10] = 0.8  # each 4 is taken for a 5
+    figure = draw_sheet(images, labels, probabilities, 255 - images)
+    grid = np.array(figure.axes).reshape(2, 10)
+    for label in range(10):
+        for axes, index in zip(grid[:, label], np.flatnonzero(labels == label)):
+            picture = axes.images[0].get_array()
+            assert np.array_equal(picture[:28], images[index])
+            assert np.array_equal(picture[-28:], 255 - images[index])
+            assert axes.get_title() == f"{label + (label == 4)}\n80.0 %"
+            assert same_color(axes.title.get_color(), "tab:red" if label == 4 else "black")
+    assert [text.get_text() for text in grid[0, 0].get_yticklabels()] == ["original", "reconstruction"]
+    assert "every digit" in figure.get_suptitle()
+    assert "every class" in draw_sheet(images, labels, probabilities, images, "class").get_suptitle()
