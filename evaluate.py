@@ -68,8 +68,8 @@ def report(metrics):
     return lines
 
 
-def main():
-    args = ArgumentParser(__doc__, data_help="the one that the run was trained on").parse_args()
+def main(argv=None):
+    args = ArgumentParser(__doc__, data_help="the one that the run was trained on").parse_args(argv)
     run_folder.check_network(args.output_dir)
     path = args.data or run_folder.data_of_run(args.output_dir)
     _, (images, labels) = load_mnist(path)

@@ -20,6 +20,7 @@ import platform
 import uuid
 import warnings
 import zipfile
+from pathlib import Path
 
 import numpy as np
 
@@ -60,10 +61,10 @@ def write_json(path, content):
 
 
 @contextlib.contextmanager
-def locked(folder):
-    """Make the folder if need be, and keep every other train.py out of it; the system's lock ends with the process.
+def locked(folder, program="train.py"):
+    """Make the folder if need be, and keep every other process out of it; the system's lock ends with the process.
 
-    Raises InputError when another one is in it.
+    program: what is at work there, for the message. Raises InputError when another one is in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a") as file:
@@ -78,7 +79,7 @@ def locked(folder):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             ways = "wait for it, stop it, or choose another --output-dir"
-            raise InputError(f"another train.py is at work in {folder}: {ways}") from None
+            raise InputError(f"another {program} is at work in {folder}: {ways}") from None
         yield
 
 
@@ -134,7 +135,17 @@ def devices():
         names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
         names += ["Apple GPU"] if torch.backends.mps.is_available() else []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return names or [f"{cores} processor core{'s' if cores > 1 else ''}"]
+    return names or [f"{cores} core{'s' if cores > 1 else ''} of {processor()}"]
+
+
+def processor():
+    """Return the name of the processor; on Linux with its family and model, for one name can stand for several."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = dict(line.replace("\t", "").split(":", 1) for line in reversed(lines) if ":" in line)
+    if "model name" not in found:
+        return platform.processor() or platform.machine()
+    return "{model name}, family{cpu family}, model{model}".format(**found).strip()
 
 
 def describe_start():

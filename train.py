@@ -164,7 +164,7 @@ def mean_over_images(after, before, count, batch_size):
     return {name: share * after[name] + (1 - share) * before[name] for name in names}
 
 
-def parse_args():
+def parse_args(argv=None):
     parser = ArgumentParser(__doc__, data_help="MNIST")
     add = parser.add_argument
     add("--epochs", type=whole_number(1), default=EPOCHS, help="passes over the training images (default: 20)")
@@ -177,10 +177,11 @@ def parse_args():
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--resume", action="store_true", help="go on with the run in the output directory")
     how.add_argument("--overwrite", action="store_true", help="replace the run in the output directory")
-    args = parser.parse_args()
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(argv)
     if args.resume:  # what the command line leaves open is as it was
         saved = run_folder.read_settings(args.output_dir)
-        args = parser.parse_args([*as_options({name: saved.get(name) for name in ARGUMENTS}), *sys.argv[1:]])
+        args = parser.parse_args([*as_options({name: saved.get(name) for name in ARGUMENTS}), *argv])
         args.data = args.data or run_folder.data_of_run(args.output_dir)
     if not any(args.loss_weights):
         parser.error("argument --loss-weights: with 0 and 0 there is nothing to train")
@@ -214,8 +215,8 @@ def open_run(args, steps):
     return model, run_folder.begin(args.output_dir, settings), []
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     (images, labels), test_set = load_mnist(args.data)
     train_set = images[: args.limit], labels[: args.limit]
     terminal = bool(sys.stdout) and sys.stdout.isatty()  # there Keras' progress bar says what is to be said

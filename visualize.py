@@ -177,11 +177,11 @@ def draw_mistakes(images, labels, probabilities, reconstructions):
     return figure
 
 
-def main():
+def main(argv=None):
     parser = ArgumentParser(__doc__, data_help="the one that the run was trained on")
     pairs_help = f"pairs to write to {run_folder.PAIRS}/ (default: 3)"
     parser.add_argument("--count", type=whole_number(1), default=COUNT, help=pairs_help)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     folder = args.output_dir
     run_folder.check_network(folder)
     data_path = args.data or run_folder.data_of_run(folder)

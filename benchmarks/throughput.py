@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cli import ArgumentParser, start, whole_number
 from data import CLASS_NUM, InputError, batches, load_mnist, preprocess
-from run_folder import whole_file, write_json
+from run_folder import processor, whole_file, write_json
 from train import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MOMENTUM, new_model, train
 
 WARM_UP = 10 * BATCH_SIZE  # images; the first steps trace, compile and allocate
@@ -280,19 +280,12 @@ def draw(summary, title, path):
 
 def machine():
     """Return what the figures depend on."""
-    names = [line.split(": ")[1] for line in processor_lines() if line.startswith("model name")]
     return {
-        "processor": names[0] if names else platform.processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         **{package: version(package) for package in ("keras", "tensorflow", "torch", "numpy")},
     }
-
-
-def processor_lines():
-    """Return Linux' description of the processor, or nothing."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def parse_args():
