@@ -57,6 +57,8 @@ FEW_IMAGES, FEW_STEPS, REPEATS = 1000, 1250, 40  # 40 times 1,000 images are 1,2
 SPEED_WEIGHTS = ((0.5, 0.5), (0.9, 0.1))
 MEASURED_AT = (0, 25, 50, 100, 200, 400, 800, 1875)
 README_EPOCHS = 5
+# Ctrl-C reaches every process of a terminal; it is for the one that can say how to go on.
+IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 FILTERS = 64  # [A]
 
 
@@ -249,7 +251,7 @@ def connect(scheduler, workers):
     with contextlib.ExitStack() as stack:
         if scheduler:
             try:
-                client = stack.enter_context(distributed.Client(scheduler, timeout=10))
+                client = stack.enter_context(distributed.Client(scheduler, timeout=5))
             except (OSError, ValueError, TypeError) as error:
                 raise InputError(f"no Dask scheduler answers at {scheduler} ({error})") from None
         else:
@@ -260,6 +262,7 @@ def connect(scheduler, workers):
                     memory_limit=0,
                     dashboard_address=None,
                     silence_logs=logging.CRITICAL,
+                    preload=IGNORE_CTRL_C,
                 )
             )
             client = stack.enter_context(distributed.Client(cluster))
