@@ -37,7 +37,7 @@ PNG = {"Software": None}  # no version, no date: the same picture is the same fi
 def to_greys(reconstructions):
     """Turn the network's (n, 28, 28, 1), 0 for ink, into MNIST's greys: uint8 (n, 28, 28), 255 for ink.
 
-    [R] has (255 - y) * 255 here, which overflows uint8 and draws full ink black.
+    [R] has (255 - y) * 255 here, in float32; its cast to uint8 overflows and draws full ink black.
     """
     return np.rint(255 * (1 - reconstructions[..., 0])).clip(0, 255).astype(np.uint8)
 

@@ -2,12 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
 from benchmarks.throughput import summarise, table
-from evaluate import evaluate
-from model import load_model
+from evaluate import measure
+from model import load_model, predict
 from run_folder import read_history
 from train import BATCH_SIZE, EPOCHS, LEARNING_RATE, LOSS_WEIGHTS, MOMENTUM, SEED
 
@@ -20,11 +21,33 @@ def metrics(folder):
     return json.loads((folder / "metrics.json").read_text())
 
 
-def test_recorded_network_does_what_is_recorded(mnist):
-    found, recorded = evaluate(load_model(REFERENCE / "model.keras"), *mnist[1]), metrics(REFERENCE)
+@pytest.fixture(scope="module")
+def predicted(mnist):
+    """What the recorded network makes of the test images: probabilities and reconstructions."""
+    return predict(load_model(REFERENCE / "model.keras"), mnist[1][0])
+
+
+def test_recorded_network_does_what_is_recorded(mnist, predicted):
+    found, recorded = measure(*mnist[1], *predicted), metrics(REFERENCE)
     assert found["errors"] == pytest.approx(recorded["errors"], abs=1)
     assert found["classification_loss"] == pytest.approx(recorded["classification_loss"], abs=1e-4)
     assert found["autoencoder_loss"] == pytest.approx(recorded["autoencoder_loss"], abs=1e-4)
+
+
+def test_readme_says_what_a_low_probability_means(mnist, predicted):
+    probability, wrong = predicted[0].max(axis=1), predicted[0].argmax(axis=1) != mnist[1][1]
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    low, high = probability < 0.9, probability >= 0.98
+    for sentence in (
+        f"Over all {wrong.sum()} errors the median probability is {np.median(probability[wrong]):.2f}.",
+        f"{(wrong & ~high).sum()} of the {wrong.sum()} lie below 0.98,",
+        f"but only {100 * (~high[~wrong]).mean():.1f} % of the right answers do.",
+        f"Below 0.90 half of the answers are wrong ({low.sum()} images); "
+        f"from 0.98 up it is {100 * wrong[high].mean():.2f} % ({high.sum():,} images).",
+    ):
+        assert sentence in text, sentence
+    assert wrong[low].mean() == pytest.approx(0.5, abs=0.02)
+    assert np.sort(probability[wrong])[-24] > 0.98
 
 
 def test_recorded_run_is_the_default_one():
