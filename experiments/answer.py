@@ -1,0 +1,237 @@
+"""Make of the recorded runs of the second task an answer: summary.json and one chart a question.
+
+    python experiments/answer.py --output-dir outputs/reference/second_task
+
+experiments/second_task.py does the same when its runs are done. Two arms are compared seed by seed: the
+interval is Student's t over the paired differences, at 95 %.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from cli import ArgumentParser, start
+from data import InputError
+from experiments.second_task import OUTPUT_DIR, RUNS, name_of, read_runs
+from run_folder import read_history, write_json
+from visualize import save
+
+SUMMARY, CHARTS = "summary.json", ("errors.png", "weights.png", "speed.png")
+LEVEL = 0.95
+POWER = 0.8  # an effect of this size would have been seen in four studies of five
+ALONE = 0.0  # the reconstruction's weight, where the classifier is alone
+
+
+def interval(values):
+    """Return mean, standard error, and Student's interval at LEVEL, of independent values, at least 2."""
+    values = np.asarray(values, float)
+    count, mean = len(values), values.mean()
+    error = values.std(ddof=1) / np.sqrt(count)
+    half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * error
+    return {"runs": count, "mean": mean, "standard_error": error, "from": mean - half, "to": mean + half}
+
+
+def difference(values, baseline):
+    """Return interval() of paired differences, and the size of an effect that would have been seen with POWER."""
+    found = interval(np.subtract(values, baseline))
+    freedom = found["runs"] - 1
+    quantiles = stats.t.ppf((1 + LEVEL) / 2, freedom) + stats.t.ppf(POWER, freedom)
+    return {**found, "visible_effect": quantiles * found["standard_error"]}
+
+
+def by_weights(rows, part, steps=None):
+    """Return a part's rows by weights, then by seed; only seeds that every weight has, for they are compared."""
+    arms = {}
+    for row in rows:
+        if row["part"] == part and steps in (None, row["steps"]):
+            weights = row["classification_weight"], row["autoencoder_weight"]
+            arms.setdefault(weights, {})[row["seed"]] = row
+    shared = set.intersection(*map(set, arms.values())) if arms else set()
+    return {weights: {seed: seeds[seed] for seed in sorted(shared)} for weights, seeds in sorted(arms.items())}
+
+
+def compare(arms):
+    """Return the means of each arm, and its paired differences from the classifier alone."""
+    alone = next(seeds for (_, weight), seeds in arms.items() if weight == ALONE)
+    found = {}
+    for (_, weight), seeds in arms.items():
+        one = found[f"{weight:g}"] = {}
+        for name in ("errors", "classification_loss", "autoencoder_loss"):
+            values = [row[name] for row in seeds.values()]
+            one[name] = {**interval(values), "least": min(values), "greatest": max(values)}
+            if weight != ALONE and name != "autoencoder_loss":
+                one[name]["difference"] = difference(values, [row[name] for row in alone.values()])
+    return found
+
+
+def errors_over_epochs(rows, folder):
+    """Return part A's test errors after every epoch: by the reconstruction's weight, an array (seeds, epochs)."""
+    found = {}
+    for (_, weight), seeds in by_weights(rows, "A").items():
+        histories = [(row, read_history(folder / "A" / name_of(row) / "history.csv")) for row in seeds.values()]
+        share = [[1 - epoch["val_classification_accuracy"] for epoch in history] for _, history in histories]
+        images = histories[0][0]["test_images"]
+        found[weight] = np.rint(images * np.array(share)).astype(int)
+    return found
+
+
+def shares_of_untrained(rows):
+    """Return part C's losses as shares of their untrained values: by (weights, loss), steps and (seeds, steps)."""
+    rows = [row for row in rows if row["part"] == "C"]
+    steps = sorted({row["steps"] for row in rows})
+    found = {}
+    for weights, seeds in by_weights(rows, "C", steps[0]).items() if rows else ():
+        for loss in ("classification_loss", "autoencoder_loss"):
+            values = [[by_weights(rows, "C", step)[weights][seed][loss] for step in steps] for seed in seeds]
+            found[weights, loss] = steps, np.array(values) / np.array(values)[:, :1]
+    return found
+
+
+def summarise(rows, folder):
+    """Return the whole summary: of each part that has two pairs of runs or more."""
+    summary = {"level": LEVEL, "power": POWER}
+    arms = {part: by_weights(rows, part) for part in "AB"}
+    ready = {part for part, found in arms.items() if len(found) > 1 and len(next(iter(found.values()))) > 1}
+    for part in sorted(ready):
+        summary[part] = compare(arms[part])
+    if "A" in ready:
+        curves = errors_over_epochs(rows, folder)
+        pairs = zip(curves[0.1].T, curves[ALONE].T)
+        summary["A_epochs"] = {
+            "errors": {f"{weight:g}": curve.mean(axis=0).tolist() for weight, curve in curves.items()},
+            "difference": [difference(both, alone) for both, alone in pairs],
+        }
+        last = np.concatenate([curve[:, -10:] for curve in curves.values()])
+        summary["A_spread"] = {
+            "seeds": float(np.mean([curve[:, -1].std(ddof=1) for curve in curves.values()])),
+            "last_ten_epochs": float(last.std(axis=1, ddof=1).mean()),
+        }
+    shares = shares_of_untrained(rows)
+    if shares and len(next(iter(shares.values()))[1]) > 1:
+        summary["C"] = {
+            f"{weights[0]:g} {weights[1]:g} {loss}": {"steps": steps, "share": values.mean(axis=0).tolist()}
+            for (weights, loss), (steps, values) in shares.items()
+        }
+    summary["D"] = [
+        {name: row[name] for name in ("classification_weight", "autoencoder_weight", "filters", "errors")}
+        | {name: row[name] for name in ("classification_loss", "autoencoder_loss", "seconds")}
+        for row in rows
+        if row["part"] == "D"
+    ]
+    return summary
+
+
+def new_figure(title, xlabel, ylabel):
+    """Return a figure of one panel, and its axes."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=14)
+    axes.set_xlabel(xlabel, fontsize=12)
+    axes.set_ylabel(ylabel, fontsize=12)
+    axes.tick_params(labelsize=11)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+ARMS = {0.1: ("both tasks, 0.9 and 0.1", "tab:blue"), ALONE: ("classifier alone, 0.9 and 0", "tab:orange")}
+
+
+def draw_errors(curves):
+    """Draw part A: the test errors over the epochs, mean and range of the seeds. Returns the figure."""
+    count, epochs = next(iter(curves.values())).shape
+    title = f"All images: errors with and without the second task, {count} seeds"
+    figure, axes = new_figure(title, "epoch", "errors in the test images")
+    for weight, curve in curves.items():
+        label, color = ARMS[weight]
+        x = np.arange(1, epochs + 1)
+        axes.plot(x, curve.mean(axis=0), "o-", color=color, label=f"{label}: mean")
+        axes.fill_between(x, curve.min(axis=0), curve.max(axis=0), color=color, alpha=0.2, label="least to greatest")
+    axes.set_yscale("log")
+    axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 3, 5, 7)), major_formatter="{x:g}", minor_formatter="")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(fontsize=11)
+    return figure
+
+
+def draw_weights(arms):
+    """Draw part B: errors against the reconstruction's weight, and the paired differences. Returns the figure."""
+    count = len(next(iter(arms.values())))
+    errors = {weight: [row["errors"] for row in seeds.values()] for (_, weight), seeds in arms.items()}
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    row = next(iter(next(iter(arms.values())).values()))
+    figure.suptitle(f"{row['images']:,} training images, {count} seeds: mean and 95 % interval", fontsize=14)
+    left, right = figure.subplots(1, 2)
+    places = range(len(errors))
+    for axes, values in ((left, errors), (right, {w: np.subtract(e, errors[ALONE]) for w, e in errors.items()})):
+        for place, (weight, one) in zip(places, values.items()):
+            if axes is left or weight != ALONE:
+                axes.plot([place] * count, one, ".", color="tab:gray", alpha=0.5)
+                found = interval(one)
+                half = found["to"] - found["mean"]
+                axes.errorbar(place, found["mean"], half, fmt="o", color="tab:blue", capsize=6, markersize=8)
+        axes.set_xticks(places, [f"{weight:g}" for weight in errors])
+        axes.set_xlabel("weight of the reconstruction (classification: 0.9)", fontsize=12)
+        axes.grid(alpha=0.3)
+    left.set_ylabel(f"errors in {row['test_images']:,} test images", fontsize=12)
+    right.set_ylabel("errors less those of the classifier alone\n(below 0: the second task helps)", fontsize=12)
+    right.axhline(0, color="black", linewidth=1)
+    return figure
+
+
+def draw_speed(shares, weights=(0.5, 0.5)):
+    """Draw part C: each loss as a share of its untrained value, at equal weights. Returns the figure."""
+    count = len(next(iter(shares.values()))[1])
+    figure, axes = new_figure(
+        f"Which task learns faster? Equal weights, {count} seeds: mean and range",
+        "training steps (batches of 32)",
+        "test loss, untrained = 100 %",
+    )
+    names = {"classification_loss": "classification, cross-entropy", "autoencoder_loss": "reconstruction, sq. error"}
+    for (loss, label), color in zip(names.items(), ("tab:blue", "tab:green")):
+        steps, values = shares[weights, loss]
+        axes.plot(steps, 100 * values.mean(axis=0), "o-", color=color, label=label)
+        axes.fill_between(steps, 100 * values.min(axis=0), 100 * values.max(axis=0), color=color, alpha=0.2)
+    axes.set_xscale("symlog", linthresh=25)
+    axes.set_yscale("log")
+    axes.set_xticks(steps, [str(step) for step in steps])
+    axes.set_xlim(0, None)
+    axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g} %", minor_formatter="")
+    axes.legend(fontsize=11)
+    return figure
+
+
+def answer(folder):
+    """Write summary.json and the charts of the parts that are there; returns the names of the files."""
+    rows = read_runs(folder / RUNS)
+    if not rows:
+        raise InputError(f"no runs in {folder / RUNS}: python experiments/second_task.py makes some")
+    summary = summarise(rows, folder)
+    write_json(folder / SUMMARY, summary)
+    figures = {}
+    if "A" in summary:
+        figures["errors.png"] = draw_errors(errors_over_epochs(rows, folder))
+    if "B" in summary:
+        figures["weights.png"] = draw_weights(by_weights(rows, "B"))
+    if "C" in summary:
+        figures["speed.png"] = draw_speed(shares_of_untrained(rows))
+    for name, figure in figures.items():
+        save(figure, folder / name)
+    return [SUMMARY, *figures]
+
+
+def main(argv=None):
+    parser = ArgumentParser(__doc__)
+    parser.set_defaults(output_dir=OUTPUT_DIR)
+    folder = parser.parse_args(argv).output_dir
+    print(f"Wrote {', '.join(answer(folder))} to {folder}.")
+
+
+if __name__ == "__main__":
+    start(main)

@@ -1,0 +1,90 @@
+"""The arithmetic of the study's answer, against numbers worked out by hand or by SciPy's own tests."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.answer import (
+    ALONE,
+    by_weights,
+    compare,
+    difference,
+    draw_errors,
+    draw_speed,
+    draw_weights,
+    interval,
+    shares_of_untrained,
+)
+from experiments.second_task import COLUMNS
+
+
+def row(part, weight, seed, errors, steps=1250, **more):
+    found = dict.fromkeys(COLUMNS, 1) | {"part": part, "classification_weight": 0.9, "autoencoder_weight": weight}
+    found |= {"seed": seed, "steps": steps, "errors": errors, "images": 1000, "test_images": 10_000}
+    return {**found, "classification_loss": errors / 1000, "autoencoder_loss": 0.1, **more}
+
+
+def test_interval_by_hand():
+    """Of 1, 2, 3: mean 2, standard deviation 1, so a standard error of 0.577, times Student's 4.303."""
+    found = interval([1, 2, 3])
+    assert found["mean"] == 2
+    assert found["standard_error"] == pytest.approx(3**-0.5)
+    assert (found["from"], found["to"]) == (pytest.approx(-0.484, abs=1e-3), pytest.approx(4.484, abs=1e-3))
+
+
+def test_difference_is_taken_pair_by_pair():
+    random = np.random.default_rng(0)
+    baseline = random.normal(100, 50, 16)
+    values = baseline + random.normal(2, 1, 16)  # small beside the seeds' spread, and yet seen
+    found = difference(values, baseline)
+    test = stats.ttest_rel(values, baseline).confidence_interval(0.95)
+    assert (found["from"], found["to"]) == (pytest.approx(test.low), pytest.approx(test.high))
+    assert found["from"] > 0
+    # Four studies of five see an effect of this size: their intervals leave out 0.
+    seen = 0
+    for _ in range(2000):
+        pairs = random.normal(found["visible_effect"], found["standard_error"] * 4, 16)
+        seen += interval(pairs)["from"] > 0
+    assert seen / 2000 == pytest.approx(0.8, abs=0.05)
+
+
+def test_only_seeds_that_every_weight_has_are_compared():
+    rows = [row("B", 0, seed, 500 + seed) for seed in range(4)] + [row("B", 1, seed, 480 + seed) for seed in (3, 1, 2)]
+    arms = by_weights(rows, "B")
+    assert {weights: list(seeds) for weights, seeds in arms.items()} == {(0.9, 0): [1, 2, 3], (0.9, 1): [1, 2, 3]}
+    found = compare(arms)
+    assert found["1"]["errors"]["difference"]["mean"] == -20
+    assert found["1"]["errors"]["difference"]["standard_error"] == 0
+    assert found["0"]["errors"]["mean"] == 502
+    assert "difference" not in found["0"]["errors"]
+    assert by_weights(rows, "A") == {}
+
+
+def test_weights_chart_shows_means_and_paired_differences():
+    rows = [row("B", weight, seed, 500 + 10 * seed - 7 * weight) for weight in (0, 1, 10) for seed in range(3)]
+    left, right = draw_weights(by_weights(rows, "B")).axes
+    assert [bar[0].get_ydata()[0] for bar in left.containers] == pytest.approx([510, 503, 440])
+    assert [bar[0].get_ydata()[0] for bar in right.containers] == pytest.approx([-7, -70])
+    assert [tick.get_text() for tick in right.get_xticklabels()] == ["0", "1", "10"]
+
+
+def test_errors_chart_names_its_arms():
+    curves = {0.1: np.array([[9, 5], [7, 3]]), ALONE: np.array([[19, 15], [17, 13]])}
+    axes = draw_errors(curves).axes[0]
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert lines == {"both tasks, 0.9 and 0.1: mean": [8, 4], "classifier alone, 0.9 and 0: mean": [18, 14]}
+
+
+def test_losses_as_shares_of_the_untrained():
+    rows = [
+        row("C", 0.5, seed, 0, steps, classification_weight=0.5, classification_loss=c * (seed + 1), autoencoder_loss=a)
+        for seed in (0, 1)
+        for steps, c, a in ((0, 2.0, 0.2), (25, 1.0, 0.02))
+    ]
+    shares = shares_of_untrained(rows)
+    steps, values = shares[(0.5, 0.5), "classification_loss"]
+    assert steps == [0, 25]
+    assert values.tolist() == [[1, 0.5], [1, 0.5]]
+    assert shares[(0.5, 0.5), "autoencoder_loss"][1] == pytest.approx(np.array([[1, 0.1], [1, 0.1]]))
+    lines = draw_speed(shares).axes[0].lines
+    assert [list(line.get_ydata()) for line in lines] == [pytest.approx([100, 50]), pytest.approx([100, 10])]
