@@ -256,8 +256,8 @@ def table(summary):
     return [*lines, f"The machine's best, a 3x3 convolution, forward: {best}"]
 
 
-def draw(summary, title, path):
-    """Draw the contestants' rates as bars, a PNG."""
+def draw(summary, path):
+    """Draw the contestants' rates as bars, a PNG; the summary with the machine in it."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -270,7 +270,9 @@ def draw(summary, title, path):
         text = f"  {rate['median']:.0f}, {one['share_of_best']:.0%} of the machine's best in {dtype}"
         axes.text(rate["greatest"], place, text, va="center")
     axes.set_xlim(0, 1.75 * max(one["images_per_second"]["greatest"] for one in summary["contestants"].values()))
-    axes.set(title=title, xlabel="images a second while training: median, least and greatest round")
+    where = "{cores} cores of {processor}".format(**summary["machine"])
+    axes.set_title(f"How fast it trains: more images a second is better\n{where}, batches of {BATCH_SIZE}")
+    axes.set(xlabel="images a second while training: median, least and greatest round")
     axes.set_yticks(range(len(CONTESTANTS)), [f"{name} ({letter})" for letter, (name, _) in CONTESTANTS.items()])
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
@@ -331,8 +333,7 @@ def main():
         summary = summarise(measured, flop)  # after every round, so that a stopped run leaves the rounds it had
         report = {"machine": machine(), "flop_per_image": flop, **summary, "rounds": measured}
         write_json(args.output_dir / "throughput.json", report)
-        title = f"{report['machine']['cores']} cores of {report['machine']['processor']}, batches of {BATCH_SIZE}"
-        draw(summary, title, args.output_dir / "throughput.png")
+        draw(report, args.output_dir / "throughput.png")
     print("", *table(summary), f"Wrote throughput.json and throughput.png to {args.output_dir}.", sep="\n")
 
 

@@ -1,6 +1,7 @@
 """The recorded result, outputs/reference: the network there does what metrics.json and the README say."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_recorded_network_does_what_is_recorded(mnist, predicted):
 
 def test_readme_says_what_a_low_probability_means(mnist, predicted):
     probability, wrong = predicted[0].max(axis=1), predicted[0].argmax(axis=1) != mnist[1][1]
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    text = page()
     low, high = probability < 0.9, probability >= 0.98
     for sentence in (
         f"Over all {wrong.sum()} errors the median probability is {np.median(probability[wrong]):.2f}.",
@@ -75,18 +76,49 @@ def test_recorded_metrics_are_of_the_end_of_the_recorded_training(folder):
     assert history[-1]["val_autoencoder_loss"] == pytest.approx(measured["autoencoder_loss"], abs=1e-5)
 
 
+def page(name="README.md"):
+    """A page of the project as one line."""
+    return " ".join((ROOT / name).read_text(encoding="utf-8").split())
+
+
 def test_readme_gives_the_recorded_numbers():
-    readme = (ROOT / "README.md").read_text().replace(" %", "%")
-    for name, folder in (("seed 0", REFERENCE), ("seed 0, `mixed_bfloat16`", MIXED)):
-        assert "| {0} | {accuracy:.2%} | {errors} |".format(name, **metrics(folder)) in readme
+    readme = page().replace(" %", "%")
+    assert "| seed 0 | {accuracy:.2%} | {errors} |".format(**metrics(REFERENCE)) in readme
     recorded = [metrics(folder) for folder in SEEDS]
     for key, form in (("accuracy", ".2%"), ("errors", ".0f")):
         values = [each[key] for each in recorded]
         assert f"| {sum(values) / len(values):{form}} ({min(values):{form}} to {max(values):{form}}) |" in readme
+    histories = [read_history(folder / "history.csv") for folder in SEEDS]
+    late = [row["val_classification_accuracy"] for history in histories for row in history[10:]]
+    assert f"moves between {min(late):.2%} and {max(late):.2%}. It is {sum(late) / len(late):.2%} on average" in readme
+    assert min(late) < 0.9933 < max(late)
+    lowest = min(histories[0], key=lambda row: row["val_classification_loss"])
+    last = histories[0][-1]["val_classification_loss"]
+    sentence = "lowest after epoch {0:.0f}, at {1:.3f}. Then it rises again, to {2:.3f}"
+    assert sentence.format(lowest["epoch"], lowest["val_classification_loss"], last) in readme
+    assert histories[0][-1]["val_autoencoder_loss"] < lowest["val_autoencoder_loss"]
+    minutes = [sum(row["seconds"] for row in history) / 60 for history in histories]
+    assert f"takes {min(minutes):.0f} to {max(minutes):.0f} minutes on two cores" in readme
+    first = [history[0]["val_classification_accuracy"] for history in histories]
+    assert f"about {sum(first) / len(first):.1%}, after some" in readme
 
 
-def test_readme_shows_the_recorded_benchmark():
+def test_the_page_on_speed_shows_the_recorded_benchmark():
     recorded = json.loads((REFERENCE / "throughput.json").read_text())
     summary = summarise(recorded["rounds"], recorded["flop_per_image"])
     assert {name: recorded[name] for name in summary} == summary
-    assert "\n".join(table(summary)) in (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert "\n".join(table(summary)) in text
+    one = metrics(MIXED)
+    sentence = "in `mixed_bfloat16` ended at {accuracy:.2%}, {errors} errors; in `float32` at {0:.2%}, {1} errors"
+    text = page("docs/speed.md").replace(" %", "%")
+    assert sentence.format(metrics(REFERENCE)["accuracy"], metrics(REFERENCE)["errors"], **one) in text
+
+
+@pytest.mark.parametrize("name", [path.relative_to(ROOT) for path in (ROOT / "README.md", *(ROOT / "docs").iterdir())])
+def test_links_and_pictures_are_there(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert links
+    for link in links:
+        assert (ROOT / name).parent.joinpath(link).exists(), link
