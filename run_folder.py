@@ -100,10 +100,10 @@ def data_of_run(folder):
     settings = read_settings(folder)
     path = DATA.parent / settings["data"]  # an absolute path stays as it is
     if not path.exists():
-        raise InputError(f"{folder} was trained on {settings['data']}, and there is none: say where it is with --data")
+        raise InputError(f"{folder} was trained on {settings['data']}, which is not there: give its place with --data")
     if sha256(path) != settings["data_sha256"]:
         reason = f"{path} is not the file that {folder} was trained on, or has changed since"
-        raise InputError(f"{reason}: say which one to use with --data")
+        raise InputError(f"{reason}: name the one to use with --data")
     return path
 
 

@@ -190,7 +190,7 @@ MODELS = [
     (f"{script} {name}", f"{script} --output-dir F", change, 1, word)
     for script in ("evaluate.py", "visualize.py")
     for name, change, word in [
-        ("where its data are gone", lambda f, d: lose_data(f, None), "say where it is with --data"),
+        ("where its data are gone", lambda f, d: lose_data(f, None), "which is not there: give its place with --data"),
         ("where its data changed", lose_data, "has changed since"),
         ("without settings", lambda f, d: (f / "settings.json").unlink(), "lost its settings.json"),
     ]

@@ -331,7 +331,7 @@ def test_a_folder_of_the_first_version(uninterrupted, one_epoch, small_data, tmp
             file.comment = comment
     assert "after epoch 1, on 200" in succeed("evaluate.py", "--output-dir", tmp_path, "--data", small_data)
     done = run_script("evaluate.py", "--output-dir", tmp_path)
-    assert "was trained on small.npz, and there is none: say where it is with --data" in done.stderr
+    assert "was trained on small.npz, which is not there: give its place with --data" in done.stderr
     assert ": 1 of 3 epochs done" in succeed(*command(tmp_path, small_data, "--resume"))
     is_the_same_run(tmp_path, uninterrupted)
     assert json.loads(path.read_text())["data"] == str(small_data)
