@@ -259,8 +259,9 @@ def refuse_a_run(folder):
     done = len(read_history(folder / HISTORY)) if (folder / HISTORY).exists() else 0
     if done and done >= settings["epochs"]:
         more = f"train it further with --resume --epochs {2 * done}"
-        raise InputError(f"{folder} holds a finished run of {done} epochs: {more}, {WAYS_OUT}")
-    raise InputError(f"{folder} holds a run that stopped after epoch {done}: go on with --resume, {WAYS_OUT}")
+        raise InputError(f"{folder} holds a finished run of {done} epoch{'s' * (done > 1)}: {more}, {WAYS_OUT}")
+    when = f"after epoch {done}" if done else "before its first epoch ended"
+    raise InputError(f"{folder} holds a run that stopped {when}: go on with --resume, {WAYS_OUT}")
 
 
 def remove_results(folder):
@@ -352,7 +353,8 @@ def check_network(folder):
     if (folder / MODEL).exists():
         return
     if any((folder / name).exists() for name in RUN_FILES):
-        raise InputError(f"no epoch of the run in {folder} has ended yet: go on with python train.py --resume")
+        command = f"python train.py --resume --output-dir {folder}"
+        raise InputError(f"no epoch of the run in {folder} has ended yet: go on with {command}")
     recorded = "python evaluate.py --output-dir outputs/reference"
     raise InputError(f"no trained network in {folder}: run python train.py first, or see the recorded one: {recorded}")
 
