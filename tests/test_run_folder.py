@@ -18,7 +18,7 @@ import keras
 import pytest
 from conftest import ROOT, files, run_script, succeed
 
-from run_folder import read_stamp, write_json, write_keras
+from run_folder import begin, read_stamp, write_json, write_keras
 
 EPOCHS, LIMIT = 3, 96
 
@@ -260,6 +260,13 @@ def test_results_leave_with_their_network(drawn, small_data):
     assert json.loads((drawn / "metrics.json").read_text())["epoch"] == 2
     succeed(*command(drawn, small_data, "--overwrite", epochs=1))
     only_strangers_stay(drawn)
+
+
+def test_a_new_run_begins_without_the_former_ones_results(drawn):
+    """Before its first epoch, too: a run that is stopped there leaves nothing of the one it replaced."""
+    settings = begin(drawn, {"epochs": 1})
+    assert {str(path) for path in files(drawn)} == {".lock", "settings.json", *STRANGERS}
+    assert json.loads((drawn / "settings.json").read_text()) == settings
 
 
 def test_pictures_folder_goes_when_it_is_empty(drawn, small_data):
