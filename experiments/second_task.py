@@ -9,8 +9,7 @@ study can be stopped at any time, and the same command goes on with it. Runs go 
 cluster, or with --scheduler ADDRESS to one that exists, whose workers see this folder and the output
 directory under the same paths. Needs experiments/requirements.txt; docs/second_task.md has the answer.
 
-[A] is the article, https://qiita.com/maiwa/items/7ea64fa6da1b37ca2a98, and [R] its author's
-repository, https://github.com/mim92/mnist, folder CNN_Autoencoder.
+[A] is the article, https://qiita.com/maiwa/items/7ea64fa6da1b37ca2a98.
 """
 
 import argparse

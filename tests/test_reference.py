@@ -115,10 +115,22 @@ def test_the_page_on_speed_shows_the_recorded_benchmark():
     assert sentence.format(metrics(REFERENCE)["accuracy"], metrics(REFERENCE)["errors"], **one) in text
 
 
-@pytest.mark.parametrize("name", [path.relative_to(ROOT) for path in (ROOT / "README.md", *(ROOT / "docs").iterdir())])
+@pytest.mark.parametrize("name", [path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").iterdir())])
 def test_links_and_pictures_are_there(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
     assert links
     for link in links:
         assert (ROOT / name).parent.joinpath(link).exists(), link
+
+
+def test_both_pages_say_the_same():
+    """The Japanese page has the code, the pictures and the figures of the English one, in the same order."""
+    english, japanese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ja.md"))
+    assert "(README.ja.md)" in english.split("##")[0]
+    assert "(README.md)" in japanese.split("##")[0]
+    for pattern in (r"```.*?```", r"\]\(([^)]+\.(?:png|md))\)", r"`[^`\n]+`", r"\d[\d,.]*\d ?%|\b0\.\d+|\d,\d{3}"):
+        found = [re.findall(pattern, text, re.DOTALL) for text in (english, japanese)]
+        found = [[item for item in items if item not in ("README.md", "README.ja.md")] for items in found]
+        assert found[0]
+        assert set(found[0]) == set(found[1]), pattern

@@ -126,9 +126,9 @@ def wait_for(condition, seconds=30):
 
 def test_stopped_and_gone_on_with(tmp_path):
     """Ctrl-C, to all processes of the terminal, in the second of two runs: the first is kept, and not run again."""
-    study = start_study(tmp_path, "--part", "C")
+    study = start_study(tmp_path, "--part", "D")
     lines = [study.stdout.readline() for _ in range(2)]
-    assert lines[1].startswith("C-0.5-0.5-seed0: ")
+    assert lines[1].startswith("D-0.1-0.9-seed0: ")
     wait_for(lambda: processes_of_runs(tmp_path))
     os.killpg(study.pid, signal.SIGINT)
     output, stderr = study.communicate(timeout=60)
@@ -136,16 +136,18 @@ def test_stopped_and_gone_on_with(tmp_path):
     assert stderr == "second_task.py: stopped\n"
     assert output.startswith("1 of 2 runs are in runs.csv; go on with: ")
     kept = read_runs(tmp_path / "runs.csv")
-    assert [(one["part"], one["steps"]) for one in kept] == [("C", steps) for steps in (0, 5, 10, 20)]
+    assert [(one["part"], one["filters"]) for one in kept] == [("D", 64)]
     wait_for(lambda: not processes_of_runs(tmp_path))
 
-    study = start_study(tmp_path, "--part", "C")
+    study = start_study(tmp_path, "--part", "D")
     output, stderr = study.communicate(timeout=120)
     assert (study.returncode, stderr) == (0, "")
-    assert output.startswith("2 runs, 1 of them done before\nC-0.9-0.1-seed0: ")
+    assert output.startswith("2 runs, 1 of them done before\nD-0.9-0.1-filters8-seed0: ")
     rows = read_runs(tmp_path / "runs.csv")
-    assert len(rows) == 8
-    assert all(one in rows for one in kept)
+    assert [one["filters"] for one in rows] == [8, 64]
+    assert kept[0] in rows
+    sizes = [(tmp_path / "D" / name_of(one) / "model.keras").stat().st_size for one in rows]
+    assert sizes[0] < 3_000_000 < 13_000_000 < sizes[1]  # 8 filters make a smaller network
 
 
 @pytest.mark.slow
