@@ -144,10 +144,10 @@ def test_stopped_and_gone_on_with(tmp_path):
     assert (study.returncode, stderr) == (0, "")
     assert output.startswith("2 runs, 1 of them done before\nD-0.9-0.1-filters8-seed0: ")
     rows = read_runs(tmp_path / "runs.csv")
-    assert [one["filters"] for one in rows] == [8, 64]
+    assert [one["filters"] for one in rows] == [64, 8]
     assert kept[0] in rows
     sizes = [(tmp_path / "D" / name_of(one) / "model.keras").stat().st_size for one in rows]
-    assert sizes[0] < 3_000_000 < 13_000_000 < sizes[1]  # 8 filters make a smaller network
+    assert sizes[1] < sizes[0] / 5  # 8 filters make a smaller network
 
 
 @pytest.mark.slow
