@@ -90,9 +90,19 @@ def give_up(error, more=""):
     sys.exit(status)
 
 
+interrupts = []  # the signals so far
+
+
 def interrupt(number, frame):
     """Turn Ctrl-C and SIGTERM into the same exception."""
+    interrupts.append(number)
     raise KeyboardInterrupt(number)
+
+
+def stop_if_interrupted():
+    """Raise what interrupt() raised in vain: Python drops an exception that reaches it inside a finalizer."""
+    if interrupts:
+        raise KeyboardInterrupt(interrupts[-1])
 
 
 def start(main):

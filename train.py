@@ -16,8 +16,9 @@ import math
 import sys
 import time
 
+import cli
 import run_folder
-from cli import ArgumentParser, as_options, give_up, next_command, number_from_0, start, whole_number
+from cli import ArgumentParser, next_command, number_from_0, whole_number
 from data import DATA, PREDICT_BATCH_SIZE, feed, load_mnist, steps_in_epoch
 
 # Keras is imported where it is needed: that takes seconds, and a mistyped argument is answered at once.
@@ -97,8 +98,7 @@ def train(
     from dropout import seed_dropout
     from model import keras
 
-    rows = []
-    started = 0.0
+    rows, started = [], 0.0
     before_last = {"train": {}, "test": {}}  # the means when all batches but the last were done
 
     def begin(epoch, logs):
@@ -110,6 +110,7 @@ def train(
             seed_dropout(model, seed, first_epoch + len(rows))
 
     def after_step(step, logs):
+        cli.stop_if_interrupted()
         if not math.isfinite(logs["loss"]):
             raise FloatingPointError(f"the loss became {logs['loss']} in epoch {first_epoch + len(rows) + 1}")
         if step == steps - 2:
@@ -181,7 +182,7 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.resume:  # what the command line leaves open is as it was
         saved = run_folder.read_settings(args.output_dir)
-        args = parser.parse_args([*as_options({name: saved.get(name) for name in ARGUMENTS}), *argv])
+        args = parser.parse_args([*cli.as_options({name: saved.get(name) for name in ARGUMENTS}), *argv])
         args.data = args.data or run_folder.data_of_run(args.output_dir)
     if not any(args.loss_weights):
         parser.error("argument --loss-weights: with 0 and 0 there is nothing to train")
@@ -229,22 +230,21 @@ def main(argv=None):
             if not terminal:
                 print(EPOCH_LINE.format(epochs=args.epochs, **row), flush=True)
 
-        where = " and ".join(settings["starts"][-1]["devices"])
-        done = f"{len(history)} of {args.epochs} epochs done"
-        print(f"Training on {where}, {len(train_set[0])} images: {done}", flush=True)
-        for change in run_folder.changes(settings):
-            print(f"Not as when this run began, so the numbers may differ: {change}", flush=True)
+        where, done = " and ".join(settings["starts"][-1]["devices"]), f"{len(history)} of {args.epochs} epochs done"
         how = {"epochs": args.epochs, "batch_size": args.batch_size, "seed": args.seed, "first_epoch": len(history)}
         try:
+            print(f"Training on {where}, {len(train_set[0])} images: {done}", flush=True)
+            for change in run_folder.changes(settings):
+                print(f"Not as when this run began, so the numbers may differ: {change}", flush=True)
             train(model, train_set, test_set, **how, after_epoch=after_epoch, verbose=int(terminal))
         except (KeyboardInterrupt, OSError, FloatingPointError) as error:
             advice = f"go on with: {next_command('train.py --resume', args.output_dir)}"
             if isinstance(error, FloatingPointError):  # the same step would break again
                 advice = "try other --loss-weights, or a smaller LEARNING_RATE in train.py"
             kept = f"epoch {len(history)} is the last one kept" if history else "no epoch had ended"
-            give_up(error, f"; {kept}; {advice}")
+            cli.give_up(error, f"; {kept}; {advice}")
     print(f"Wrote the run to {args.output_dir}. Next: {next_command('evaluate.py', args.output_dir)}")
 
 
 if __name__ == "__main__":
-    start(main)
+    cli.start(main)

@@ -259,7 +259,7 @@ def connect(scheduler, workers):
                     n_workers=workers,
                     threads_per_worker=1,  # a process does one run at a time
                     memory_limit=0,
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",  # any free port, for another study may be running
                     silence_logs=logging.CRITICAL,
                     preload=IGNORE_CTRL_C,
                 )

@@ -1,5 +1,8 @@
 """What the tests share: the real MNIST, a small cut of it as a file, and a way to run the scripts."""
 
+import contextlib
+import importlib
+import io
 import os
 import subprocess
 import sys
@@ -46,6 +49,15 @@ def succeed(script, *arguments, **environment):
     done = run_script(script, *arguments, **environment)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr + done.stdout
     return done.stdout
+
+
+def call(script, *arguments):
+    """Call a script's main() in this process, where Keras is loaded already; returns what it printed."""
+    main = importlib.import_module(script.removesuffix(".py")).main
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        main(list(map(str, arguments)))
+    return said.getvalue()
 
 
 def files(folder):

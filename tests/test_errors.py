@@ -10,7 +10,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, files, run_script, succeed
+from conftest import ROOT, call, files, run_script
 
 from data import DATA, InputError, load_mnist
 from run_folder import read_stamp
@@ -22,7 +22,7 @@ EPOCHS, LIMIT = 2, 64
 def finished(small_data, tmp_path_factory):
     """The folder of a finished run, to be copied by each case that needs one."""
     folder = tmp_path_factory.mktemp("finished")
-    succeed("train.py", "--output-dir", folder, "--data", small_data, "--epochs", EPOCHS, "--limit", LIMIT)
+    call("train.py", "--output-dir", folder, "--data", small_data, "--epochs", EPOCHS, "--limit", LIMIT)
     (folder / "reconstructions").mkdir()
     for result in ("metrics.json", "training.png", "reconstructions/00.png"):
         (folder / result).touch()
@@ -281,12 +281,12 @@ def test_a_broken_data_file_is_refused_wherever_it_breaks(small_data, tmp_path):
     assert refused >= 100
 
 
-def test_settings_from_strangers_go_through_the_parser(finished, small_data, tmp_path):
+def test_settings_from_strangers_go_through_the_parser(finished, tmp_path, capfd, monkeypatch):
     """A number in settings.json that the command line would refuse is refused the same way."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     settings = json.loads((tmp_path / "settings.json").read_text())
     for wrong in ({"epochs": -5}, {"seed": "0; rm"}, {"loss_weights": [1]}, {"batch_size": 1e9}):
         edit_settings(tmp_path, **(settings | wrong))
-        done = run_script("train.py", "--resume", "--output-dir", tmp_path, "--data", small_data)
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-        assert f"--{next(iter(wrong)).replace('_', '-')}" in done.stderr
+        status, stderr = run_here(capfd, monkeypatch, ["train.py", "--resume", "--output-dir", str(tmp_path)])
+        assert (status, stderr.count("\n")) == (2, 1)
+        assert f"--{next(iter(wrong)).replace('_', '-')}" in stderr

@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import succeed
+from conftest import call
 
 from dropout import dropouts
 from model import load_model
@@ -82,6 +82,6 @@ def test_saved_network_computes_in_float32_and_is_made_of_stock_layers(mnist, tm
 
 def test_precision_is_recorded_and_kept_by_resume(small_data, tmp_path):
     common = "--output-dir", tmp_path, "--data", small_data, "--limit", 32
-    succeed("train.py", *common, "--epochs", 1, "--precision", "mixed_bfloat16")
-    succeed("train.py", *common, "--epochs", 2, "--resume")
+    call("train.py", *common, "--epochs", 1, "--precision", "mixed_bfloat16")
+    call("train.py", *common, "--epochs", 2, "--resume")
     assert json.loads((tmp_path / "settings.json").read_text())["precision"] == "mixed_bfloat16"

@@ -15,7 +15,7 @@ import keras
 import matplotlib.image
 import numpy as np
 import pytest
-from conftest import ROOT, run_script, succeed
+from conftest import ROOT, call, run_script, succeed
 
 from data import DATA, load_mnist
 from evaluate import evaluate
@@ -171,7 +171,7 @@ def test_the_command_line_reaches_the_training(small_data, tmp_path):
 
 def test_the_first_line_says_what_it_trains_on(trained, small_data):
     """Shown by a run that has nothing left to do, so that it says little else."""
-    output = succeed("train.py", "--resume", "--output-dir", trained)
+    output = call("train.py", "--resume", "--output-dir", trained)
     settings = json.loads((trained / "settings.json").read_text())
     devices = settings["starts"][-1]["devices"]
     assert output.startswith(f"Training on {' and '.join(devices)}, 96 images: 2 of 2 epochs done\n")
@@ -184,7 +184,7 @@ def test_other_data_only_by_name_and_then_it_is_said(trained, mnist, tmp_path):
     """MNIST's own test images, named, for a run that was trained on others: the article's figure is none for it."""
     for name in ("model.keras", "history.csv", "settings.json"):
         shutil.copy(trained / name, tmp_path)
-    own = succeed("evaluate.py", "--output-dir", tmp_path)
+    own = call("evaluate.py", "--output-dir", tmp_path)
     assert "epoch 2, on 200 test images" in own
     assert "99.33" not in own
     assert "this run was trained on" not in own
@@ -192,7 +192,7 @@ def test_other_data_only_by_name_and_then_it_is_said(trained, mnist, tmp_path):
     assert "article" not in text
     assert "digit" not in text
 
-    named = succeed("evaluate.py", "--output-dir", tmp_path, "--data", DATA)
+    named = call("evaluate.py", "--output-dir", tmp_path, "--data", DATA)
     assert "on 10000 test images of mnist.npz" in named
     assert "99.33" not in named
     assert re.search(r"^Not its own data: this run was trained on /.*small\.npz$", named, re.MULTILINE)
@@ -207,7 +207,7 @@ def test_the_article_is_named_for_the_recorded_run(tmp_path):
     recorded = ROOT / "outputs" / "reference"
     for name in ("model.keras", "history.csv", "settings.json"):
         shutil.copy(recorded / name, tmp_path)
-    output = succeed("evaluate.py", "--output-dir", tmp_path)
+    output = call("evaluate.py", "--output-dir", tmp_path)
     assert output.startswith("Measured             after epoch 20, on 10000 test images of mnist.npz\n")
     assert "The article's        99.33%" in output
     found, before = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, recorded))
@@ -221,7 +221,7 @@ def test_pictures_are_of_the_networks_epoch_and_of_classes_not_digits(trained, s
         shutil.copy(trained / name, tmp_path)
     history = (trained / "history.csv").read_text()
     (tmp_path / "history.csv").write_text(history + history.splitlines()[-1].replace("2,", "3,", 1) + "\n")
-    succeed("visualize.py", "--output-dir", tmp_path)
+    call("visualize.py", "--output-dir", tmp_path)
     images, labels = load_mnist(small_data)[1]
     probabilities, _ = predict(load_model(trained / "model.keras"), images)
     save(draw_training(read_history(trained / "history.csv"), (0.9, 0.1)), tmp_path / "expected.png")
@@ -234,9 +234,9 @@ def test_fewer_pairs_leave_none_of_an_earlier_drawing(trained, tmp_path):
     for name in ("model.keras", "history.csv", "settings.json"):
         shutil.copy(trained / name, tmp_path)
     pairs = tmp_path / "reconstructions"
-    succeed("visualize.py", "--output-dir", tmp_path, "--count", 6)
+    call("visualize.py", "--output-dir", tmp_path, "--count", 6)
     (pairs / "mine.png").touch()
-    succeed("visualize.py", "--output-dir", tmp_path, "--count", 2)
+    call("visualize.py", "--output-dir", tmp_path, "--count", 2)
     assert sorted(path.name for path in pairs.iterdir()) == ["00.png", "01.png", "mine.png"]
 
 
@@ -245,7 +245,7 @@ def test_nobody_reads_on_and_closed_streams(trained, tmp_path):
     for name in ("model.keras", "history.csv", "settings.json"):
         shutil.copy(trained / name, tmp_path)
     command = shlex.join([sys.executable, str(ROOT / "evaluate.py"), "--output-dir", str(tmp_path)])
-    for tail in ("| head -1", "2>&-", ">&-", "<&- >&- 2>&-"):
+    for tail in ("| head -1", "2>&-", "<&- >&- 2>&-"):
         (tmp_path / "metrics.json").unlink(missing_ok=True)
         done = subprocess.run(["sh", "-c", f"{command} {tail}"], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), tail

@@ -1,8 +1,12 @@
 """Training: does the network learn, and is a run a function of its seed?"""
 
+import gc
+import signal
+
 import numpy as np
 import pytest
 
+import cli
 from dropout import dropouts
 from evaluate import evaluate
 from run_folder import COLUMNS
@@ -75,6 +79,29 @@ def test_a_last_step_that_breaks_the_weights_is_noticed(mnist):
     with pytest.raises(FloatingPointError, match="in epoch 1"):
         train(model, small, small, epochs=1, batch_size=8, after_epoch=calls.append)
     assert not calls
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_inside_a_finalizer_is_not_lost(mnist):
+    """Python drops what is raised there; the next step raises it again."""
+
+    class Finalized:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    (images, labels), _ = mnist
+    small = images[:8], labels[:8]
+    before = signal.signal(signal.SIGINT, cli.interrupt)
+    try:
+        Finalized()
+        gc.collect()
+        assert cli.interrupts == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt) as stop:
+            train(new_model(), small, small, epochs=1)
+        assert stop.value.args == (signal.SIGINT,)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        cli.interrupts.clear()
 
 
 def flat(model):
