@@ -1,5 +1,6 @@
 """The study of the second task: its plan, its records, and that nothing that happens to a worker changes a result."""
 
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from conftest import ROOT, files, run_script
 
 from data import InputError
 from experiments.second_task import COLUMNS, few_images, is_done, key_of, name_of, plan, read_runs, write_runs
+from run_folder import read_history
 
 SCRIPT = "experiments/second_task.py"
 
@@ -174,3 +176,34 @@ def test_a_killed_worker_changes_nothing(tmp_path):
     metrics = [{name for name in files(folder) if name.name == "metrics.json"} for folder in (quiet, killed)]
     assert metrics[0] == metrics[1]
     assert len(metrics[0]) == 4
+
+
+RECORDED = ROOT / "outputs" / "reference" / "second_task"
+
+
+def test_recorded_rows_are_of_planned_runs():
+    """Pairs are whole and on one machine, but for the three seeds that were recorded before there was a study."""
+    planned = {key_of(run) for run in plan()}
+    rows = read_runs(RECORDED / "runs.csv")
+    assert rows
+    assert {key_of(one) for one in rows if one["part"] != "C"} <= planned
+    for part, arms in (("A", 2), ("B", 4)):
+        for seed in {one["seed"] for one in rows if one["part"] == part}:
+            compared = [one for one in rows if (one["part"], one["seed"]) == (part, seed)]
+            if part == "A" and seed < 3:
+                continue
+            assert len(compared) == arms
+            assert len({(one["machine"], one["threads"], one["versions"]) for one in compared}) == 1
+
+
+def test_recorded_long_runs_have_their_history_and_metrics():
+    rows = [one for one in read_runs(RECORDED / "runs.csv") if one["part"] == "A"]
+    assert {path.name for path in (RECORDED / "A").iterdir()} == {name_of(one) for one in rows}
+    for one in rows:
+        folder = RECORDED / "A" / name_of(one)
+        measured = json.loads((folder / "metrics.json").read_text())
+        last = read_history(folder / "history.csv", 20)[-1]
+        assert (one["errors"], one["test_images"]) == (measured["errors"], measured["images"])
+        for loss in ("classification_loss", "autoencoder_loss"):
+            assert one[loss] == measured[loss] == pytest.approx(last[f"val_{loss}"], abs=2e-5)
+        assert measured["accuracy"] == pytest.approx(last["val_classification_accuracy"], abs=1e-6)
