@@ -1,6 +1,7 @@
 """What the scripts share on the command line: the parser, errors of one line, the next command."""
 
 import argparse
+import contextlib
 import math
 import os
 import shlex
@@ -105,13 +106,24 @@ def stop_if_interrupted():
         raise KeyboardInterrupt(interrupts[-1])
 
 
+@contextlib.contextmanager
+def interruptible():
+    """Let an interrupt leave the block as what it was, whatever a library on its way up made of it."""
+    try:
+        yield
+    except Exception:
+        stop_if_interrupted()
+        raise
+
+
 def start(main):
     """Call a script's main(); what its user can mend ends as one line on stderr and status 1."""
     open_streams()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:
-        main()
+        with interruptible():
+            main()
         if sys.stdout:
             sys.stdout.flush()
     except BrokenPipeError:  # as in `python evaluate.py | head -1`: nobody reads on, and nothing is wrong

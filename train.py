@@ -5,8 +5,7 @@
     python train.py --resume --epochs 40         train a finished run further
     python train.py --loss-weights 0.9 0 --output-dir outputs/classifier
 
-Writes settings.json, history.csv (one row an epoch), checkpoint.keras and model.keras to the output
-directory, after every epoch.
+Writes settings.json, history.csv, checkpoint.keras and model.keras after every epoch.
 
 [A] is the article, https://qiita.com/maiwa/items/7ea64fa6da1b37ca2a98, and [R] its author's
 repository, https://github.com/mim92/mnist, folder CNN_Autoencoder.
@@ -236,7 +235,8 @@ def main(argv=None):
             print(f"Training on {where}, {len(train_set[0])} images: {done}", flush=True)
             for change in run_folder.changes(settings):
                 print(f"Not as when this run began, so the numbers may differ: {change}", flush=True)
-            train(model, train_set, test_set, **how, after_epoch=after_epoch, verbose=int(terminal))
+            with cli.interruptible():
+                train(model, train_set, test_set, **how, after_epoch=after_epoch, verbose=int(terminal))
         except (KeyboardInterrupt, OSError, FloatingPointError) as error:
             advice = f"go on with: {next_command('train.py --resume', args.output_dir)}"
             if isinstance(error, FloatingPointError):  # the same step would break again

@@ -94,8 +94,7 @@ def test_stopped_before_the_first_epoch_ends(uninterrupted, small_data, tmp_path
     process.stdout.readline()  # "Training on ..."
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "no epoch had ended" in stderr
+    assert (process.returncode, "no epoch had ended" in stderr) == (143, True), stderr
     call(*command(tmp_path, small_data, "--resume"))
     is_the_same_run(tmp_path, uninterrupted)
 

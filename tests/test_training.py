@@ -81,6 +81,18 @@ def test_a_last_step_that_breaks_the_weights_is_noticed(mnist):
     assert not calls
 
 
+def test_ctrl_c_that_a_library_turns_into_another_error_is_not_lost():
+    cli.interrupts.append(signal.SIGTERM)
+    try:
+        with pytest.raises(KeyboardInterrupt) as stop, cli.interruptible():
+            raise RuntimeError("something was interrupted")
+        assert stop.value.args == (signal.SIGTERM,)
+    finally:
+        cli.interrupts.clear()
+    with pytest.raises(RuntimeError, match="of its own"), cli.interruptible():
+        raise RuntimeError("of its own")
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_inside_a_finalizer_is_not_lost(mnist):
     """Python drops what is raised there; the next step raises it again."""
