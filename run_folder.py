@@ -157,6 +157,11 @@ def describe_start():
     return {**found, backend: importlib.import_module(backend).__version__, "devices": devices()}
 
 
+def holds_a_run(folder):
+    """Return whether the folder holds any file of a run."""
+    return any((folder / name).exists() for name in RUN_FILES)
+
+
 def read_settings(folder):
     """Return what settings.json holds; raises InputError when there is none, or when it is damaged."""
     path = folder / SETTINGS
@@ -168,7 +173,7 @@ def read_settings(folder):
         if not all(type(settings[name]) is str for name in ("data", "data_sha256")):
             raise ValueError
     except FileNotFoundError:
-        if any((folder / name).exists() for name in RUN_FILES):
+        if holds_a_run(folder):
             raise InputError(f"the run in {folder} has lost its {SETTINGS}: {WAYS_OUT}") from None
         raise InputError(f"there is no run in {folder}: python train.py begins one") from None
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -253,7 +258,7 @@ def restore(path, model, steps):
 
 def refuse_a_run(folder):
     """Raise InputError when the folder holds a run."""
-    if not any((folder / name).exists() for name in RUN_FILES):
+    if not holds_a_run(folder):
         return
     settings = read_settings(folder)
     done = len(read_history(folder / HISTORY)) if (folder / HISTORY).exists() else 0
@@ -352,7 +357,7 @@ def check_network(folder):
     """Raise InputError when the folder holds no network to be measured or drawn."""
     if (folder / MODEL).exists():
         return
-    if any((folder / name).exists() for name in RUN_FILES):
+    if holds_a_run(folder):
         command = f"python train.py --resume --output-dir {folder}"
         raise InputError(f"no epoch of the run in {folder} has ended yet: go on with {command}")
     recorded = "python evaluate.py --output-dir outputs/reference"
