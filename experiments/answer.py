@@ -1,4 +1,4 @@
-"""Make of the recorded runs of the second task an answer: summary.json and one chart a question.
+"""Make of the recorded runs of the second task an answer: summary.json, one chart a question, and tables.
 
     python experiments/answer.py --output-dir outputs/reference/second_task
 
@@ -6,6 +6,7 @@ experiments/second_task.py does the same when its runs are done. Two arms are co
 interval is Student's t over the paired differences, at 95 %.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -19,14 +20,17 @@ sys.path.insert(0, str(ROOT))
 
 from cli import ArgumentParser, start
 from data import InputError
-from experiments.second_task import OUTPUT_DIR, RUNS, name_of, read_runs
+from experiments.second_task import OUTPUT_DIR, RUNS, SPEED_WEIGHTS, name_of, read_runs
 from run_folder import read_history, write_json
 from visualize import save
 
 SUMMARY, CHARTS = "summary.json", ("errors.png", "weights.png", "speed.png")
+MEASURES = ("errors", "classification_loss", "autoencoder_loss")
 LEVEL = 0.95
 POWER = 0.8  # an effect of this size would have been seen in four studies of five
 ALONE = 0.0  # the reconstruction's weight, where the classifier is alone
+LAST = 10  # epochs over which the errors are averaged, for the last one alone is a matter of luck
+EPOCHS_SHOWN = (1, 2, 3, 5, 10, 15, 20)
 
 
 def interval(values):
@@ -63,7 +67,7 @@ def compare(arms):
     found = {}
     for (_, weight), seeds in arms.items():
         one = found[f"{weight:g}"] = {}
-        for name in ("errors", "classification_loss", "autoencoder_loss"):
+        for name in MEASURES:
             values = [row[name] for row in seeds.values()]
             one[name] = {**interval(values), "least": min(values), "greatest": max(values)}
             if weight != ALONE and name != "autoencoder_loss":
@@ -94,6 +98,31 @@ def shares_of_untrained(rows):
     return found
 
 
+def compare_epochs(curves):
+    """Return part A's errors over the epochs, from errors_over_epochs(): means, paired differences, and spread."""
+    last = {weight: curve[:, -LAST:] for weight, curve in curves.items()}
+    return {
+        "errors": {f"{weight:g}": curve.mean(axis=0).tolist() for weight, curve in curves.items()},
+        "difference": [difference(both, alone) for both, alone in zip(curves[0.1].T, curves[ALONE].T)],
+        "last": {f"{weight:g}": interval(curve.mean(axis=1)) for weight, curve in last.items()},
+        "last_difference": difference(last[0.1].mean(axis=1), last[ALONE].mean(axis=1)),
+        # Standard deviations of the errors: from seed to seed, and from epoch to epoch within a run.
+        "seeds_deviate": float(np.mean([curve[:, -1].std(ddof=1) for curve in curves.values()])),
+        "last_deviate": float(np.mean([curve.std(axis=1, ddof=1).mean() for curve in last.values()])),
+    }
+
+
+def compare_ends(rows):
+    """Return what part C's weights lead to at the end: means, and the paired differences of the two."""
+    last = max(row["steps"] for row in rows if row["part"] == "C")
+    equal, article = (by_weights(rows, "C", last)[weights].values() for weights in SPEED_WEIGHTS)
+    found = {}
+    for name in MEASURES:
+        arms = [[row[name] for row in seeds] for seeds in (article, equal)]
+        found[name] = dict(zip(("0.9 0.1", "0.5 0.5"), map(interval, arms))) | {"difference": difference(*arms)}
+    return found
+
+
 def summarise(rows, folder):
     """Return the whole summary: of each part that has two pairs of runs or more."""
     summary = {"level": LEVEL, "power": POWER}
@@ -102,30 +131,82 @@ def summarise(rows, folder):
     for part in sorted(ready):
         summary[part] = compare(arms[part])
     if "A" in ready:
-        curves = errors_over_epochs(rows, folder)
-        pairs = zip(curves[0.1].T, curves[ALONE].T)
-        summary["A_epochs"] = {
-            "errors": {f"{weight:g}": curve.mean(axis=0).tolist() for weight, curve in curves.items()},
-            "difference": [difference(both, alone) for both, alone in pairs],
-        }
-        last = np.concatenate([curve[:, -10:] for curve in curves.values()])
-        summary["A_spread"] = {
-            "seeds": float(np.mean([curve[:, -1].std(ddof=1) for curve in curves.values()])),
-            "last_ten_epochs": float(last.std(axis=1, ddof=1).mean()),
-        }
+        summary["A_epochs"] = compare_epochs(errors_over_epochs(rows, folder))
     shares = shares_of_untrained(rows)
     if shares and len(next(iter(shares.values()))[1]) > 1:
         summary["C"] = {
             f"{weights[0]:g} {weights[1]:g} {loss}": {"steps": steps, "share": values.mean(axis=0).tolist()}
             for (weights, loss), (steps, values) in shares.items()
         }
-    summary["D"] = [
-        {name: row[name] for name in ("classification_weight", "autoencoder_weight", "filters", "errors")}
-        | {name: row[name] for name in ("classification_loss", "autoencoder_loss", "seconds")}
-        for row in rows
-        if row["part"] == "D"
-    ]
+        summary["C_end"] = compare_ends(rows)
+    shown = ("classification_weight", "autoencoder_weight", "filters", *MEASURES, "seconds")
+    summary["D"] = [{name: row[name] for name in shown} for row in rows if row["part"] == "D"]
     return summary
+
+
+def with_interval(found, form):
+    """Write a difference and its interval: "+8 (-12 to +28)"."""
+    return "{mean:{form}} ({from:{form}} to {to:{form}})".format(form=f"+z{form}", **found)  # z: never -0
+
+
+def table(rows):
+    """Return a Markdown table's lines, of rows of texts; the first is the heading."""
+    heading, *others = (f"| {' | '.join(row)} |" for row in rows)
+    return [heading, "|" + " --- |" * len(rows[0]), *others]
+
+
+def table_of_weights(arms):
+    """Return the table of a part that compares weights, from compare()."""
+    loss = "classification_loss"
+    rows = [("weight of the reconstruction", "errors", "difference", "cross-entropy", "difference", "reconstruction")]
+    for weight, found in arms.items():
+        texts = []
+        for name, form in (("errors", ".0f"), (loss, ".3f")):
+            texts.append("{mean:{form}} ± {standard_error:{form}}".format(form=form, **found[name]))
+            pairs = found[name].get("difference")
+            texts.append(with_interval(pairs, form) if pairs else "")
+        rows.append((weight, *texts, "{mean:.4f}".format(**found["autoencoder_loss"])))
+    return table(rows)
+
+
+def table_of_epochs(found):
+    """Return the table of part A's errors over the epochs, from its summary."""
+    rows = [("epoch", "both tasks", "classifier alone", "difference")]
+    for epoch in EPOCHS_SHOWN:
+        means = [f"{found['errors'][weight][epoch - 1]:.0f}" for weight in ("0.1", "0")]
+        rows.append((str(epoch), *means, with_interval(found["difference"][epoch - 1], ".0f")))
+    means = [f"{found['last'][weight]['mean']:.1f}" for weight in ("0.1", "0")]
+    rows.append((f"mean of the last {LAST}", *means, with_interval(found["last_difference"], ".1f")))
+    return table(rows)
+
+
+def table_of_speed(found):
+    """Return the table of part C: the losses as shares of their untrained values."""
+    arms = [weights for weights in ("0.5 0.5", "0.9 0.1") if f"{weights} autoencoder_loss" in found]
+    names = {"classification_loss": "classification", "autoencoder_loss": "reconstruction"}
+    columns = {f"{names[loss]}, {weights}": found[f"{weights} {loss}"] for weights in arms for loss in names}
+    steps = next(iter(columns.values()))["steps"]
+    rows = [("steps", *columns)]
+    for place, step in enumerate(steps):
+        rows.append((str(step), *(f"{100 * column['share'][place]:.1f} %" for column in columns.values())))
+    return table(rows)
+
+
+def table_of_experiments(found):
+    """Return the table of part D."""
+    rows = [("weights", "filters", "errors", "cross-entropy", "reconstruction", "minutes")]
+    for run in found:
+        weights = f"{run['classification_weight']:g} and {run['autoencoder_weight']:g}"
+        losses = f"{run['classification_loss']:.3f}", f"{run['autoencoder_loss']:.4f}"
+        rows.append((weights, str(run["filters"]), str(run["errors"]), *losses, f"{run['seconds'] / 60:.0f}"))
+    return table(rows)
+
+
+def tables(summary):
+    """Return Markdown tables of the parts that a summary has, by their titles."""
+    makers = {"A": table_of_weights, "A_epochs": table_of_epochs, "B": table_of_weights, "C": table_of_speed}
+    makers["D"] = table_of_experiments
+    return {part: make(summary[part]) for part, make in makers.items() if summary.get(part)}
 
 
 def new_figure(title, xlabel, ylabel):
@@ -230,7 +311,10 @@ def main(argv=None):
     parser = ArgumentParser(__doc__)
     parser.set_defaults(output_dir=OUTPUT_DIR)
     folder = parser.parse_args(argv).output_dir
-    print(f"Wrote {', '.join(answer(folder))} to {folder}.")
+    written = answer(folder)
+    for lines in tables(json.loads((folder / SUMMARY).read_text(encoding="utf-8"))).values():
+        print("\n".join(lines), end="\n\n")
+    print(f"Wrote {', '.join(written)} to {folder}.")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,16 @@ from experiments.answer import (
     ALONE,
     by_weights,
     compare,
+    compare_ends,
+    compare_epochs,
     difference,
     draw_errors,
     draw_speed,
     draw_weights,
     interval,
     shares_of_untrained,
+    table_of_weights,
+    with_interval,
 )
 from experiments.second_task import COLUMNS
 
@@ -58,6 +62,39 @@ def test_only_seeds_that_every_weight_has_are_compared():
     assert found["0"]["errors"]["mean"] == 502
     assert "difference" not in found["0"]["errors"]
     assert by_weights(rows, "A") == {}
+
+
+def test_epochs_are_compared_pair_by_pair():
+    """Two seeds, 11 epochs: both tasks make 2 and 4 errors less than the classifier alone, in every epoch."""
+    alone = np.array([np.arange(20, 9, -1), np.arange(40, 29, -1)])
+    found = compare_epochs({0.1: alone - np.array([[2], [4]]), ALONE: alone})
+    assert found["errors"]["0"][0] == 30
+    assert [each["mean"] for each in found["difference"]] == [-3] * 11
+    assert found["last"]["0"]["mean"] == pytest.approx((14.5 + 34.5) / 2)  # the first epoch is not among the last ten
+    assert found["last_difference"]["mean"] == -3
+    assert found["last_difference"]["standard_error"] == pytest.approx(1)
+    assert found["last_deviate"] == pytest.approx(np.std(np.arange(10), ddof=1))
+    assert found["seeds_deviate"] == pytest.approx((20 + 18) / 2 / 2**0.5)
+
+
+def test_ends_are_compared_pair_by_pair():
+    rows = [
+        row("C", second, seed, 100 * seed + steps + drop, steps, classification_weight=first)
+        for first, second, drop in ((0.5, 0.5, 0), (0.9, 0.1, -6))
+        for seed in (1, 2, 3)
+        for steps in (0, 50)
+    ]
+    found = compare_ends(rows)["errors"]
+    assert (found["0.5 0.5"]["mean"], found["0.9 0.1"]["mean"], found["difference"]["mean"]) == (250, 244, -6)
+
+
+def test_table_of_weights():
+    rows = [row("B", weight, seed, 500 + 10 * seed - 7 * weight) for weight in (0, 10) for seed in range(3)]
+    heading, line, alone, ten = table_of_weights(compare(by_weights(rows, "B")))
+    assert heading.count("|") == line.count("|") == alone.count("|") == ten.count("|") == 7
+    assert alone == "| 0 | 510 ± 6 |  | 0.510 ± 0.006 |  | 0.1000 |"
+    assert ten == "| 10 | 440 ± 6 | -70 (-70 to -70) | 0.440 ± 0.006 | -0.070 (-0.070 to -0.070) | 0.1000 |"
+    assert with_interval({"mean": -0.2, "from": -3, "to": 2.6}, ".0f") == "+0 (-3 to +3)"
 
 
 def test_weights_chart_shows_means_and_paired_differences():

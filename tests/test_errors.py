@@ -168,41 +168,49 @@ RUNS = [
     ),
 ]
 RECORDED = "python evaluate.py --output-dir outputs/reference"
-MODELS = [
-    (f"{script} {name}", f"{script} --output-dir {folder} --data D", change, 1, word)
-    for script in ("evaluate.py", "visualize.py")
-    for name, folder, change, word in [
-        ("before any training", "F/new", None, "train.py first, or see the recorded one: " + RECORDED),
-        ("before an epoch ended", "F", lambda f, d: (f / "model.keras").unlink(), "train.py --resume"),
-        ("network truncated", "F", lambda f, d: truncate(f / "model.keras"), "not a readable Keras model"),
-        ("network is text", "F", lambda f, d: (f / "model.keras").write_text("PK"), "not a readable Keras model"),
-        ("network is empty", "F", lambda f, d: (f / "model.keras").write_text(""), "not a readable Keras model"),
-        ("network with code", "F", lambda f, d: network(code=True).save(f / "model.keras"), "Lambda"),
+MODELS = (
+    [
+        (f"{script} {name}", f"{script} --output-dir {folder} --data D", change, 1, word)
+        for script in ("evaluate.py", "visualize.py")
+        for name, folder, change, word in [
+            ("before any training", "F/new", None, "train.py first, or see the recorded one: " + RECORDED),
+            ("before an epoch ended", "F", lambda f, d: (f / "model.keras").unlink(), "train.py --resume"),
+            ("network truncated", "F", lambda f, d: truncate(f / "model.keras"), "not a readable Keras model"),
+            ("network is text", "F", lambda f, d: (f / "model.keras").write_text("PK"), "not a readable Keras model"),
+            ("network is empty", "F", lambda f, d: (f / "model.keras").write_text(""), "not a readable Keras model"),
+            ("network with code", "F", lambda f, d: network(code=True).save(f / "model.keras"), "Lambda"),
+            (
+                "network for other images",
+                "F",
+                lambda f, d: network((32, 32, 1)).save(f / "model.keras"),
+                "not the article's",
+            ),
+            ("network of one layer", "F", lambda f, d: one_layer().save(f / "model.keras"), "not the article's"),
+        ]
+    ]
+    + [
+        (f"{script} {name}", f"{script} --output-dir F", change, 1, word)
+        for script in ("evaluate.py", "visualize.py")
+        for name, change, word in [
+            (
+                "where its data are gone",
+                lambda f, d: lose_data(f, None),
+                "which is not there: give its place with --data",
+            ),
+            ("where its data changed", lose_data, "has changed since"),
+            ("without settings", lambda f, d: (f / "settings.json").unlink(), "lost its settings.json"),
+        ]
+    ]
+    + [
         (
-            "network for other images",
-            "F",
-            lambda f, d: network((32, 32, 1)).save(f / "model.keras"),
-            "not the article's",
+            "no history to draw",
+            "visualize.py --output-dir F --data D",
+            lambda f, d: (f / "history.csv").unlink(),
+            1,
+            "history",
         ),
-        ("network of one layer", "F", lambda f, d: one_layer().save(f / "model.keras"), "not the article's"),
     ]
-] + [
-    (f"{script} {name}", f"{script} --output-dir F", change, 1, word)
-    for script in ("evaluate.py", "visualize.py")
-    for name, change, word in [
-        ("where its data are gone", lambda f, d: lose_data(f, None), "which is not there: give its place with --data"),
-        ("where its data changed", lose_data, "has changed since"),
-        ("without settings", lambda f, d: (f / "settings.json").unlink(), "lost its settings.json"),
-    ]
-] + [
-    (
-        "no history to draw",
-        "visualize.py --output-dir F --data D",
-        lambda f, d: (f / "history.csv").unlink(),
-        1,
-        "history",
-    ),
-]
+)
 CASES = COMMAND_LINES + DATA_FILES + RUNS + MODELS
 
 
