@@ -43,8 +43,13 @@ def interval(values):
 
 
 def difference(values, baseline):
-    """Return interval() of paired differences, and the size of an effect that would have been seen with POWER."""
-    found = interval(np.subtract(values, baseline))
+    """Return interval() of paired differences, and two numbers more.
+
+    `less`: in how many pairs the value is the smaller one; `visible_effect`: the size of an effect that would have
+    been seen with POWER.
+    """
+    differences = np.subtract(values, baseline)
+    found = {**interval(differences), "less": int((differences < 0).sum())}
     freedom = found["runs"] - 1
     quantiles = stats.t.ppf((1 + LEVEL) / 2, freedom) + stats.t.ppf(POWER, freedom)
     return {**found, "visible_effect": quantiles * found["standard_error"]}
@@ -158,7 +163,7 @@ def table(rows):
 def table_of_weights(arms):
     """Return the table of a part that compares weights, from compare()."""
     loss = "classification_loss"
-    rows = [("weight of the reconstruction", "errors", "difference", "cross-entropy", "difference", "reconstruction")]
+    rows = [("weight of the reconstruction", "errors", "difference", "cross-entropy", "difference", "squared error")]
     for weight, found in arms.items():
         texts = []
         for name, form in (("errors", ".0f"), (loss, ".3f")):
@@ -194,7 +199,7 @@ def table_of_speed(found):
 
 def table_of_experiments(found):
     """Return the table of part D."""
-    rows = [("weights", "filters", "errors", "cross-entropy", "reconstruction", "minutes")]
+    rows = [("weights", "filters", "errors", "cross-entropy", "squared error", "minutes")]
     for run in found:
         weights = f"{run['classification_weight']:g} and {run['autoencoder_weight']:g}"
         losses = f"{run['classification_loss']:.3f}", f"{run['autoencoder_loss']:.4f}"
@@ -242,28 +247,38 @@ def draw_errors(curves):
 
 
 def draw_weights(arms):
-    """Draw part B: errors against the reconstruction's weight, and the paired differences. Returns the figure."""
+    """Draw part B: errors and cross-entropy against the reconstruction's weight, and the paired differences.
+
+    Returns the figure, of two rows: left the runs, right what they differ from the classifier alone.
+    """
+    first = next(iter(next(iter(arms.values())).values()))
     count = len(next(iter(arms.values())))
-    errors = {weight: [row["errors"] for row in seeds.values()] for (_, weight), seeds in arms.items()}
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    row = next(iter(next(iter(arms.values())).values()))
-    figure.suptitle(f"{row['images']:,} training images, {count} seeds: mean and 95 % interval", fontsize=14)
-    left, right = figure.subplots(1, 2)
-    places = range(len(errors))
-    for axes, values in ((left, errors), (right, {w: np.subtract(e, errors[ALONE]) for w, e in errors.items()})):
-        for place, (weight, one) in zip(places, values.items()):
-            if axes is left or weight != ALONE:
-                axes.plot([place] * count, one, ".", color="tab:gray", alpha=0.5)
-                found = interval(one)
-                half = found["to"] - found["mean"]
-                axes.errorbar(place, found["mean"], half, fmt="o", color="tab:blue", capsize=6, markersize=8)
-        axes.set_xticks(places, [f"{weight:g}" for weight in errors])
-        axes.set_xlabel("weight of the reconstruction (classification: 0.9)", fontsize=12)
-        axes.grid(alpha=0.3)
-    left.set_ylabel(f"errors in {row['test_images']:,} test images", fontsize=12)
-    right.set_ylabel("errors less those of the classifier alone\n(below 0: the second task helps)", fontsize=12)
-    right.axhline(0, color="black", linewidth=1)
+    figure = Figure(figsize=(10, 8), layout="constrained")
+    title = f"{first['images']:,} training images, {count} seeds: each run, mean and 95 % interval"
+    figure.suptitle(title, fontsize=14)
+    labels = {"errors": f"errors in {first['test_images']:,} test images", "classification_loss": "test cross-entropy"}
+    for (name, label), (left, right) in zip(labels.items(), figure.subplots(2, 2)):
+        values = {weight: np.array([row[name] for row in seeds.values()]) for (_, weight), seeds in arms.items()}
+        draw_means(left, values)
+        draw_means(right, {weight: one - values[ALONE] for weight, one in values.items() if weight != ALONE})
+        left.set_ylabel(label, fontsize=12)
+        right.set_ylabel("difference from the classifier alone\n(below 0: the second task helps)", fontsize=12)
+        right.axhline(0, color="black", linewidth=1)
     return figure
+
+
+def draw_means(axes, values):
+    """Draw the runs of each weight as dots, and their mean with its interval. values: arrays by weight."""
+    for place, one in enumerate(values.values()):
+        axes.plot([place] * len(one), one, ".", color="tab:gray", alpha=0.5)
+        found = interval(one)
+        half = found["to"] - found["mean"]
+        axes.errorbar(place, found["mean"], half, fmt="o", color="tab:blue", capsize=6, markersize=8)
+    axes.set_xticks(range(len(values)), [f"{weight:g}" for weight in values])
+    axes.set_xlim(-0.5, len(values) - 0.5)
+    axes.set_xlabel("weight of the reconstruction (classification: 0.9)", fontsize=12)
+    axes.tick_params(labelsize=11)
+    axes.grid(alpha=0.3)
 
 
 def draw_speed(shares, weights=(0.5, 0.5)):

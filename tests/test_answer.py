@@ -59,6 +59,7 @@ def test_only_seeds_that_every_weight_has_are_compared():
     found = compare(arms)
     assert found["1"]["errors"]["difference"]["mean"] == -20
     assert found["1"]["errors"]["difference"]["standard_error"] == 0
+    assert found["1"]["errors"]["difference"]["less"] == 3
     assert found["0"]["errors"]["mean"] == 502
     assert "difference" not in found["0"]["errors"]
     assert by_weights(rows, "A") == {}
@@ -99,10 +100,12 @@ def test_table_of_weights():
 
 def test_weights_chart_shows_means_and_paired_differences():
     rows = [row("B", weight, seed, 500 + 10 * seed - 7 * weight) for weight in (0, 1, 10) for seed in range(3)]
-    left, right = draw_weights(by_weights(rows, "B")).axes
-    assert [bar[0].get_ydata()[0] for bar in left.containers] == pytest.approx([510, 503, 440])
-    assert [bar[0].get_ydata()[0] for bar in right.containers] == pytest.approx([-7, -70])
-    assert [tick.get_text() for tick in right.get_xticklabels()] == ["0", "1", "10"]
+    left, right, low_left, low_right = draw_weights(by_weights(rows, "B")).axes
+    means = [[bar[0].get_ydata()[0] for bar in axes.containers] for axes in (left, right, low_left, low_right)]
+    assert means[:2] == [pytest.approx([510, 503, 440]), pytest.approx([-7, -70])]
+    assert means[2:] == [pytest.approx([0.51, 0.503, 0.44]), pytest.approx([-0.007, -0.07])]
+    ticks = [[tick.get_text() for tick in axes.get_xticklabels()] for axes in (left, right)]
+    assert ticks == [["0", "1", "10"], ["1", "10"]]
 
 
 def test_errors_chart_names_its_arms():

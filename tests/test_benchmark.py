@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic; its timing is its own business."""
+"""What the two timing programs count and train; how long it takes is their own business."""
 
 import os
 
@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from benchmarks.throughput import CONTESTANTS, PREPARE, measure, multiply_adds, summarise, table, training_flop
+from experiments import step_time
 from model import prepare_model
+from train import new_model
 
 
 def test_multiply_adds_are_counted():
@@ -66,3 +68,20 @@ def test_ratios_are_taken_within_a_round():
     text = "\n".join(table(summary))
     assert all(name in text for name, _ in CONTESTANTS.values())
     assert "a/d  2.00 (2.00 to 2.00)" in text
+
+
+def test_the_classifier_alone_is_the_network_without_its_decoder(mnist):
+    whole = new_model()
+    alone = step_time.without_decoder(whole)
+    images = mnist[1][0][:8, ..., np.newaxis] / np.float32(255)
+    assert np.array_equal(alone.predict(images, verbose=0), whole.predict(images, verbose=0)[0])
+    decoder = [whole.get_layer(name).count_params() for name in ("decoder", "autoencoder")]
+    assert alone.count_params() == whole.count_params() - sum(decoder)
+
+
+def test_steps_are_timed_with_and_without_the_decoder():
+    found = step_time.measure(rounds=1, steps=3)
+    times = found["milliseconds_a_step"]
+    assert {name: len(one) for name, one in times.items()} == {"with_decoder": 1, "without_decoder": 1}
+    assert all(0 < one[0] < 60_000 for one in times.values())
+    assert found["ratio"]["median"] == times["with_decoder"][0] / times["without_decoder"][0]
