@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import model  # noqa: F401 - loads Keras, quietly
+import model  # loads Keras, quietly
 from data import load_mnist
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +30,12 @@ def small_data(mnist, tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "small.npz"
     np.savez(path, x_train=x_train[:320], y_train=y_train[:320], x_test=x_test[:200], y_test=y_test[:200])
     return path
+
+
+@pytest.fixture(scope="session")
+def predicted(mnist):
+    """What the recorded network makes of the test images: probabilities (n, 10), reconstructions (n, 28, 28, 1)."""
+    return model.predict(model.load_model(ROOT / "outputs" / "reference" / "model.keras"), mnist[1][0])
 
 
 def run_script(script, *arguments, **environment):

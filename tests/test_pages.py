@@ -1,0 +1,276 @@
+"""What the pages say: their figures are those of the records, their commands and links exist."""
+
+import functools
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import ROOT, succeed
+
+from benchmarks.throughput import summarise, table
+from evaluate import report
+from experiments.answer import summarise as summarise_study
+from experiments.answer import tables, with_interval
+from experiments.second_task import name_of, read_runs
+from run_folder import read_history
+
+REFERENCE = ROOT / "outputs" / "reference"
+STUDY = REFERENCE / "second_task"
+PAGES = [path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").iterdir())]
+
+
+def metrics(folder):
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def page(name="README.md"):
+    """A page of the project as one line."""
+    return " ".join((ROOT / name).read_text(encoding="utf-8").split())
+
+
+def check(text, *sentences):
+    """Check that a text holds all of these sentences; the message shows those that it should hold."""
+    missing = [sentence for sentence in sentences if sentence not in text]
+    assert not missing, "\n".join(missing)
+
+
+def percent(share, digits=2):
+    """Write a share as the pages do: "99.25 %"."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def seeds(rows):
+    """Write which seeds these rows are of: "seed 3", "seeds 0 to 4"."""
+    numbers = sorted(row["seed"] for row in rows)
+    assert numbers == list(range(numbers[0], numbers[-1] + 1))
+    return f"seeds {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"seed {numbers[0]}"
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """The rows of the recorded study."""
+    return read_runs(STUDY / "runs.csv")
+
+
+@pytest.fixture(scope="module")
+def summary(rows):
+    """The summary of the recorded study, made from its rows."""
+    return summarise_study(rows, STUDY)
+
+
+def test_readme_gives_the_results_of_all_seeds(rows):
+    text = page()
+    for weight, name in ((0.1, "this network"), (0, "the classifier alone")):
+        arm = [row for row in rows if (row["part"], row["autoencoder_weight"]) == ("A", weight)]
+        errors = np.array([row["errors"] for row in arm])
+        right = 1 - errors / arm[0]["test_images"]
+        texts = percent(right.mean()), f"{errors.mean():.0f}"
+        if len(arm) > 1:
+            ends = f"{percent(right.min())} to {percent(right.max())}", f"{errors.min()} to {errors.max()}"
+            texts = [f"{text} ({both})" for text, both in zip(texts, ends)]
+        check(text, f"| {name}, {seeds(arm)}{': mean (range)' * (len(arm) > 1)} | {texts[0]} | {texts[1]} |")
+
+
+def test_readme_says_how_the_accuracy_moves(rows):
+    arm = [row for row in rows if (row["part"], row["autoencoder_weight"]) == ("A", 0.1)]
+    histories = [read_history(STUDY / "A" / name_of(row) / "history.csv", 20) for row in arm]
+    late = [row["val_classification_accuracy"] for history in histories for row in history[10:]]
+    first = [history[0]["val_classification_accuracy"] for history in histories]
+    minutes = [row["seconds"] / 60 for row in arm if row["threads"] == 2]
+    check(
+        page(),
+        f"the accuracy moves between {percent(min(late))} and {percent(max(late))}. "
+        f"It is {percent(np.mean(late))} on average, and the article's 99.33 % lies inside.",
+        f"one epoch is enough: about {percent(np.mean(first), 1)}, after some",
+        f"It takes {min(minutes):.0f} to {max(minutes):.0f} minutes on two cores.",
+    )
+    assert min(late) < 0.9933 < max(late)
+
+
+def test_readme_says_what_the_curves_show():
+    history = read_history(REFERENCE / "history.csv", 20)
+    lowest = min(history, key=lambda row: row["val_classification_loss"])
+    check(
+        page(),
+        f"lowest after epoch {lowest['epoch']:.0f}, at {lowest['val_classification_loss']:.3f}. "
+        f"Then it rises again, to {history[-1]['val_classification_loss']:.3f}, while the drawings still get better.",
+    )
+    assert history[-1]["val_autoencoder_loss"] < lowest["val_autoencoder_loss"]
+
+
+def test_readme_says_what_the_pictures_show(mnist, predicted):
+    labels, (probabilities, _) = mnist[1][1], predicted
+    answers, probability = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong, low, high = answers != labels, probability < 0.9, probability >= 0.98
+    pairs, counts = np.unique(np.stack([labels[wrong], answers[wrong]]), axis=1, return_counts=True)
+    truth, answer = pairs[:, counts.argmax()]
+    check(
+        page(),
+        f"The most frequent error is a {truth} that is taken for a {answer}: {counts.max()} of {wrong.sum()}.",
+        f"below 0.90 half of the answers are wrong ({low.sum()} images); "
+        f"from 0.98 up it is {percent(wrong[high].mean())} ({high.sum():,} images).",
+    )
+    assert wrong[low].mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_readme_shows_what_evaluate_says():
+    lines = report(metrics(REFERENCE))
+    assert lines[5].startswith("Accuracy of 0")
+    check((ROOT / "README.md").read_text(encoding="utf-8"), "\n".join(["```text", *lines[:5], "```"]))
+
+
+def test_the_page_on_speed_shows_the_recorded_benchmark():
+    recorded = json.loads((REFERENCE / "throughput.json").read_text(encoding="utf-8"))
+    found = summarise(recorded["rounds"], recorded["flop_per_image"])
+    assert {name: recorded[name] for name in found} == found
+    check((ROOT / "docs" / "speed.md").read_text(encoding="utf-8"), "\n".join(table(found)))
+    mixed, full = metrics(REFERENCE / "mixed_bfloat16"), metrics(REFERENCE)
+    check(
+        page("docs/speed.md"),
+        f"in `mixed_bfloat16` ended at {percent(mixed['accuracy'])}, {mixed['errors']} errors; "
+        f"in `float32` at {percent(full['accuracy'])}, {full['errors']} errors.",
+    )
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_and_pictures_are_there(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert links
+    for link in links:
+        assert (ROOT / name).parent.joinpath(link).exists(), link
+
+
+@functools.cache
+def flags_of(script):
+    """The flags that a script says it knows."""
+    return set(re.findall(r"--[a-z-]+", succeed(script, "--help")))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_are_ones_that_the_scripts_know(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for script, arguments in re.findall(r"python ((?:\w+/)?\w+\.py)([^\n`#&]*)", text):
+        unknown = set(re.findall(r"--[a-z-]+", arguments)) - flags_of(script)
+        assert not unknown, f"{script}{arguments}"
+
+
+def test_both_pages_say_the_same():
+    """The Japanese page has the code, the pictures and the figures of the English one."""
+    english, japanese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ja.md"))
+    assert "(README.ja.md)" in english.split("##")[0]
+    assert "(README.md)" in japanese.split("##")[0]
+    figures = r"\d[\d,.]*\d ?%|\b0\.\d+|\d,\d{3}"
+    assert set(re.findall(figures, page("README.md"))) == set(re.findall(figures, page("README.ja.md")))
+    for pattern in (r"```.*?```", r"\]\(([^)]+\.(?:png|md))\)", r"`[^`\n]+`"):
+        found = [re.findall(pattern, text, re.DOTALL) for text in (english, japanese)]
+        found = [[item for item in items if item not in ("README.md", "README.ja.md")] for items in found]
+        assert found[0]
+        assert set(found[0]) == set(found[1]), pattern
+
+
+def flat(tree):
+    """The numbers in a tree of dicts and lists, by where they stand."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
+    if items is None:
+        return {(): tree}
+    return {(key, *path): number for key, branch in items for path, number in flat(branch).items()}
+
+
+def test_the_studys_summary_is_of_its_rows(summary):
+    recorded = json.loads((STUDY / "summary.json").read_text(encoding="utf-8"))
+    assert flat(recorded) == pytest.approx(flat(summary), rel=1e-9, abs=1e-12)
+
+
+def test_the_page_on_the_second_task_has_the_studys_tables(summary):
+    text = (ROOT / "docs" / "second_task.md").read_text(encoding="utf-8")
+    found = tables(summary)
+    assert found
+    check(text, *map("\n".join, found.values()))
+
+
+def test_what_the_pages_say_of_few_images(summary):
+    alone, article, large = (summary["B"][weight] for weight in ("0", "0.1", "10"))
+    errors = {weight: f"{arm['errors']['mean']:.0f}" for weight, arm in summary["B"].items()}
+    found, of_large = article["errors"]["difference"], large["errors"]["difference"]
+    loss = large["classification_loss"]["difference"]
+    better = (
+        f"the cross-entropy falls from {alone['classification_loss']['mean']:.3f} to "
+        f"{large['classification_loss']['mean']:.3f}"
+    )
+    check(
+        page("docs/second_task.md"),
+        f"the classifier alone makes {errors['0']} errors, and {errors['0.1']} with the article's weight of 0.1: "
+        f"{with_interval(found, '.0f')}. A difference of {found['visible_effect']:.0f} errors would have been seen.",
+        f"Even with a weight of 10 there are {errors['10']} errors: {with_interval(of_large, '.0f')}.",
+        f"{better}, {with_interval(loss, '.3f')}. It is lower in {loss['less']} of {loss['runs']} pairs.",
+        f"the squared error falls from {article['autoencoder_loss']['mean']:.4f} to "
+        f"{large['autoencoder_loss']['mean']:.4f}",
+    )
+    check(
+        page(),
+        f"{errors['0']} alone, {errors['0.1']} with the article's weight of 0.1 (difference {found['mean']:+z.0f}, "
+        f"95 % interval {found['from']:+.0f} to {found['to']:+.0f}), {errors['10']} with a weight of 10 "
+        f"({of_large['mean']:+.0f}, {of_large['from']:+.0f} to {of_large['to']:+.0f}).",
+        f"{better}, and it draws better.",
+    )
+    # "No difference was seen", but for the cross-entropy.
+    assert found["from"] < 0 < found["to"] and of_large["from"] < 0 < of_large["to"] and loss["to"] < 0
+
+
+def test_what_the_page_says_of_speed(summary, rows, mnist):
+    left = {
+        (weights, loss): dict(zip(found["steps"], found["share"]))
+        for weights in ("0.5 0.5", "0.9 0.1")
+        for loss in ("classification", "autoencoder")
+        for found in [summary["C"][f"{weights} {loss}_loss"]]
+    }
+    classification, drawing = left["0.5 0.5", "classification"], left["0.5 0.5", "autoencoder"]
+    blank = np.square(mnist[1][0] / 255).mean()
+    untrained = np.mean([row["autoencoder_loss"] for row in rows if row["part"] == "C" and row["steps"] == 0])
+    ends, squared = summary["C_end"]["errors"], summary["C_end"]["autoencoder_loss"]
+    seen = f"{ends['difference']['visible_effect']:.0f} errors"
+    check(
+        page("docs/second_task.md"),
+        f"After 50 steps {percent(drawing[50], 0)} of its loss is left, and {percent(classification[50], 0)} of the "
+        f"classification's.",
+        f"A blank sheet has a loss of {blank:.3f}, {percent(blank / untrained, 0)} of the untrained network's.",
+        f"After 200 steps {percent(classification[200], 0)} of the classification's loss is left, and "
+        f"{percent(drawing[200], 0)} of the reconstruction's; after the whole epoch {percent(classification[1875], 1)} "
+        f"and {percent(drawing[1875], 1)}.",
+        f"{ends['0.9 0.1']['mean']:.0f} errors with 9 to 1 and {ends['0.5 0.5']['mean']:.0f} with equal weights: "
+        f"{with_interval(ends['difference'], '.0f')}. A difference of {seen} "
+        f"would have been seen. The squared error is {squared['0.9 0.1']['mean']:.3f} instead of "
+        f"{squared['0.5 0.5']['mean']:.3f}: {with_interval(squared['difference'], '.3f')}.",
+    )
+    assert ends["difference"]["from"] < 0 < ends["difference"]["to"] and squared["difference"]["from"] > 0
+
+
+def test_what_the_second_task_costs():
+    found = json.loads((STUDY / "step_time.json").read_text(encoding="utf-8"))
+    times, ratio = found["milliseconds_a_step"], found["ratio"]
+    ratios = sorted(one / other for one, other in zip(times["with_decoder"], times["without_decoder"]))
+    assert (ratio["least"], ratio["median"], ratio["greatest"]) == (ratios[0], np.median(ratios), ratios[-1])
+    text = "takes {median:.2f} ({least:.2f} to {greatest:.2f}) times as long as one without it".format(**ratio)
+    check(page("docs/second_task.md"), text)
+
+
+def test_readme_gives_the_results_of_its_experiments(rows):
+    """Part D, beside what the article's weights give after as many epochs."""
+    done = {row["filters"]: row for row in rows if row["part"] == "D"}
+    usual = read_history(REFERENCE / "history.csv")[4]
+    errors = round(10_000 * (1 - usual["val_classification_accuracy"]))
+    minutes = {filters: f"{row['seconds'] / 60:.0f}" for filters, row in done.items()}
+    check(
+        page(),
+        f"Recorded, after 5 epochs: {done[64]['errors']} errors, squared error {done[64]['autoencoder_loss']:.4f} "
+        f"({minutes[64]} minutes). The article's weights: {errors} errors, {usual['val_autoencoder_loss']:.4f}.",
+        f"Recorded, after 5 epochs: {done[8]['errors']} errors, squared error {done[8]['autoencoder_loss']:.4f} "
+        f"({minutes[8]} minutes).",
+    )
+    check(
+        page("docs/second_task.md"),
+        f"The article's weights and filters have {errors} errors and a squared error of "
+        f"{usual['val_autoencoder_loss']:.4f} after 5 epochs",
+    )
