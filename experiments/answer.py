@@ -6,7 +6,6 @@ experiments/second_task.py does the same when its runs are done. Two arms are co
 interval is Student's t over the paired differences, at 95 %.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -24,13 +23,18 @@ from experiments.second_task import OUTPUT_DIR, RUNS, SPEED_WEIGHTS, name_of, re
 from run_folder import read_history, write_json
 from visualize import save
 
-SUMMARY, CHARTS = "summary.json", ("errors.png", "weights.png", "speed.png")
+SUMMARY = "summary.json"
 MEASURES = ("errors", "classification_loss", "autoencoder_loss")
 LEVEL = 0.95
 POWER = 0.8  # an effect of this size would have been seen in four studies of five
 ALONE = 0.0  # the reconstruction's weight, where the classifier is alone
 LAST = 10  # epochs over which the errors are averaged, for the last one alone is a matter of luck
 EPOCHS_SHOWN = (1, 2, 3, 5, 10, 15, 20)
+
+
+def named(weights):
+    """Return a pair of weights as the summary names it: "0.9 0.1"."""
+    return "{:g} {:g}".format(*weights)
 
 
 def interval(values):
@@ -120,27 +124,30 @@ def compare_epochs(curves):
 def compare_ends(rows):
     """Return what part C's weights lead to at the end: means, and the paired differences of the two."""
     last = max(row["steps"] for row in rows if row["part"] == "C")
-    equal, article = (by_weights(rows, "C", last)[weights].values() for weights in SPEED_WEIGHTS)
+    arms = by_weights(rows, "C", last)
     found = {}
     for name in MEASURES:
-        arms = [[row[name] for row in seeds] for seeds in (article, equal)]
-        found[name] = dict(zip(("0.9 0.1", "0.5 0.5"), map(interval, arms))) | {"difference": difference(*arms)}
+        equal, article = ([row[name] for row in arms[weights].values()] for weights in SPEED_WEIGHTS)
+        means = zip(map(named, SPEED_WEIGHTS), map(interval, (equal, article)))
+        found[name] = dict(means) | {"difference": difference(article, equal)}
     return found
 
 
-def summarise(rows, folder):
-    """Return the whole summary: of each part that has two pairs of runs or more."""
+def summarise(rows, curves, shares):
+    """Return the whole summary: of each part that has two pairs of runs or more.
+
+    curves: from errors_over_epochs(); shares: from shares_of_untrained().
+    """
     summary = {"level": LEVEL, "power": POWER}
     arms = {part: by_weights(rows, part) for part in "AB"}
     ready = {part for part, found in arms.items() if len(found) > 1 and len(next(iter(found.values()))) > 1}
     for part in sorted(ready):
         summary[part] = compare(arms[part])
     if "A" in ready:
-        summary["A_epochs"] = compare_epochs(errors_over_epochs(rows, folder))
-    shares = shares_of_untrained(rows)
+        summary["A_epochs"] = compare_epochs(curves)
     if shares and len(next(iter(shares.values()))[1]) > 1:
         summary["C"] = {
-            f"{weights[0]:g} {weights[1]:g} {loss}": {"steps": steps, "share": values.mean(axis=0).tolist()}
+            f"{named(weights)} {loss}": {"steps": steps, "share": values.mean(axis=0).tolist()}
             for (weights, loss), (steps, values) in shares.items()
         }
         summary["C_end"] = compare_ends(rows)
@@ -187,9 +194,9 @@ def table_of_epochs(found):
 
 def table_of_speed(found):
     """Return the table of part C: the losses as shares of their untrained values."""
-    arms = [weights for weights in ("0.5 0.5", "0.9 0.1") if f"{weights} autoencoder_loss" in found]
     names = {"classification_loss": "classification", "autoencoder_loss": "reconstruction"}
-    columns = {f"{names[loss]}, {weights}": found[f"{weights} {loss}"] for weights in arms for loss in names}
+    arms = [(named(weights), loss) for weights in SPEED_WEIGHTS for loss in names]
+    columns = {f"{names[loss]}, {weights}": found[f"{weights} {loss}"] for weights, loss in arms}
     steps = next(iter(columns.values()))["steps"]
     rows = [("steps", *columns)]
     for place, step in enumerate(steps):
@@ -304,30 +311,31 @@ def draw_speed(shares, weights=(0.5, 0.5)):
 
 
 def answer(folder):
-    """Write summary.json and the charts of the parts that are there; returns the names of the files."""
+    """Write summary.json and the charts of the parts that are there; returns the files' names and the summary."""
     rows = read_runs(folder / RUNS)
     if not rows:
         raise InputError(f"no runs in {folder / RUNS}: python experiments/second_task.py makes some")
-    summary = summarise(rows, folder)
+    curves, shares = errors_over_epochs(rows, folder), shares_of_untrained(rows)
+    summary = summarise(rows, curves, shares)
     write_json(folder / SUMMARY, summary)
     figures = {}
     if "A" in summary:
-        figures["errors.png"] = draw_errors(errors_over_epochs(rows, folder))
+        figures["errors.png"] = draw_errors(curves)
     if "B" in summary:
         figures["weights.png"] = draw_weights(by_weights(rows, "B"))
     if "C" in summary:
-        figures["speed.png"] = draw_speed(shares_of_untrained(rows))
+        figures["speed.png"] = draw_speed(shares)
     for name, figure in figures.items():
         save(figure, folder / name)
-    return [SUMMARY, *figures]
+    return [SUMMARY, *figures], summary
 
 
 def main(argv=None):
     parser = ArgumentParser(__doc__)
     parser.set_defaults(output_dir=OUTPUT_DIR)
     folder = parser.parse_args(argv).output_dir
-    written = answer(folder)
-    for lines in tables(json.loads((folder / SUMMARY).read_text(encoding="utf-8"))).values():
+    written, summary = answer(folder)
+    for lines in tables(summary).values():
         print("\n".join(lines), end="\n\n")
     print(f"Wrote {', '.join(written)} to {folder}.")
 

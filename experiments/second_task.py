@@ -362,7 +362,8 @@ def main(argv=None):
                 raise
     from experiments.answer import answer
 
-    print(f"Wrote {', '.join([RUNS, *answer(args.output_dir)])} to {args.output_dir}.")
+    written, _ = answer(args.output_dir)
+    print(f"Wrote {', '.join([RUNS, *written])} to {args.output_dir}.")
     if failed:
         raise InputError(f"{len(failed)} of {len(runs)} runs failed, the others are recorded: {', '.join(failed)}")
 

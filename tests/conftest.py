@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import model  # loads Keras, quietly
 from data import load_mnist
 
 ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "outputs" / "reference"
+STUDY = REFERENCE / "second_task"
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +38,7 @@ def small_data(mnist, tmp_path_factory):
 @pytest.fixture(scope="session")
 def predicted(mnist):
     """What the recorded network makes of the test images: probabilities (n, 10), reconstructions (n, 28, 28, 1)."""
-    return model.predict(model.load_model(ROOT / "outputs" / "reference" / "model.keras"), mnist[1][0])
+    return model.predict(model.load_model(REFERENCE / "model.keras"), mnist[1][0])
 
 
 def run_script(script, *arguments, **environment):
@@ -69,3 +72,8 @@ def call(script, *arguments):
 def files(folder):
     """The contents of every file below a folder, by path."""
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def metrics(folder):
+    """What evaluate.py wrote in a folder."""
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

@@ -6,22 +6,16 @@ import re
 
 import numpy as np
 import pytest
-from conftest import ROOT, succeed
+from conftest import REFERENCE, ROOT, STUDY, metrics, succeed
 
 from benchmarks.throughput import summarise, table
 from evaluate import report
+from experiments.answer import errors_over_epochs, shares_of_untrained, tables, with_interval
 from experiments.answer import summarise as summarise_study
-from experiments.answer import tables, with_interval
 from experiments.second_task import name_of, read_runs
 from run_folder import read_history
 
-REFERENCE = ROOT / "outputs" / "reference"
-STUDY = REFERENCE / "second_task"
 PAGES = [path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").iterdir())]
-
-
-def metrics(folder):
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
 def page(name="README.md"):
@@ -56,7 +50,7 @@ def rows():
 @pytest.fixture(scope="module")
 def summary(rows):
     """The summary of the recorded study, made from its rows."""
-    return summarise_study(rows, STUDY)
+    return summarise_study(rows, errors_over_epochs(rows, STUDY), shares_of_untrained(rows))
 
 
 def test_readme_gives_the_results_of_all_seeds(rows):

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import REFERENCE, metrics
 
 from data import preprocess
 from evaluate import measure
@@ -12,12 +12,7 @@ from model import keras, load_model, predict
 from run_folder import read_history
 from train import BATCH_SIZE, EPOCHS, LEARNING_RATE, LOSS_WEIGHTS, MOMENTUM, SEED
 
-REFERENCE = ROOT / "outputs" / "reference"
 SEEDS = [REFERENCE, *sorted((REFERENCE / "seeds").iterdir())]
-
-
-def metrics(folder):
-    return json.loads((folder / "metrics.json").read_text())
 
 
 def test_recorded_network_does_what_is_recorded(mnist, predicted):

@@ -15,7 +15,7 @@ import keras
 import matplotlib.image
 import numpy as np
 import pytest
-from conftest import ROOT, call, run_script, succeed
+from conftest import REFERENCE, ROOT, call, metrics, run_script, succeed
 
 from data import DATA, load_mnist
 from evaluate import evaluate
@@ -71,14 +71,14 @@ def test_metrics_are_what_the_network_does(trained, small_data):
     images, labels = load_mnist(small_data)[1]
     model = load_model(trained / "model.keras")
     probabilities, _ = predict(model, images)
-    metrics = json.loads((trained / "metrics.json").read_text())
+    measured = metrics(trained)
     network = {"epoch": 2, "run": json.loads((trained / "settings.json").read_text())["run"]}
     data = {"data": str(small_data), "data_sha256": hashlib.sha256(small_data.read_bytes()).hexdigest()}
-    assert metrics == {**evaluate(model, images, labels), **network, **data}
+    assert measured == {**evaluate(model, images, labels), **network, **data}
     errors = int((probabilities.argmax(axis=1) != labels).sum())
-    assert (metrics["errors"], metrics["images"]) == (errors, 200)
-    assert metrics["accuracy"] == pytest.approx(1 - errors / 200)
-    right = sum(metrics["accuracy_of_class"][str(digit)] * (labels == digit).sum() for digit in range(10))
+    assert (measured["errors"], measured["images"]) == (errors, 200)
+    assert measured["accuracy"] == pytest.approx(1 - errors / 200)
+    right = sum(measured["accuracy_of_class"][str(digit)] * (labels == digit).sum() for digit in range(10))
     assert right == pytest.approx(200 - errors, abs=1e-3)
 
 
@@ -200,21 +200,20 @@ def test_other_data_only_by_name_and_then_it_is_said(trained, mnist, tmp_path):
     assert "on 10000 test images of mnist.npz" in named
     assert "99.33" not in named
     assert re.search(r"^Not its own data: this run was trained on /.*small\.npz$", named, re.MULTILINE)
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["data"] == "mnist.npz"
-    assert "article_accuracy" not in metrics
-    assert set(metrics["accuracy_of_digit"]) == set("0123456789")
+    measured = metrics(tmp_path)
+    assert measured["data"] == "mnist.npz"
+    assert "article_accuracy" not in measured
+    assert set(measured["accuracy_of_digit"]) == set("0123456789")
 
 
 def test_the_article_is_named_for_the_recorded_run(tmp_path):
     """Measured where nothing else changes: a copy of the recorded folder, on the data that it was trained on."""
-    recorded = ROOT / "outputs" / "reference"
     for name in ("model.keras", "history.csv", "settings.json"):
-        shutil.copy(recorded / name, tmp_path)
+        shutil.copy(REFERENCE / name, tmp_path)
     output = call("evaluate.py", "--output-dir", tmp_path)
     assert output.startswith("Measured             after epoch 20, on 10000 test images of mnist.npz\n")
     assert "The article's        99.33%" in output
-    found, before = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, recorded))
+    found, before = metrics(tmp_path), metrics(REFERENCE)
     assert found["errors"] == pytest.approx(before["errors"], abs=1)
     assert list(found) == list(before)
 

@@ -1,6 +1,5 @@
 """The study of the second task: its plan, its records, and that nothing that happens to a worker changes a result."""
 
-import json
 import os
 import re
 import signal
@@ -10,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, files, run_script
+from conftest import ROOT, STUDY, files, metrics, run_script
 
 from data import InputError
 from experiments.second_task import COLUMNS, few_images, is_done, key_of, name_of, plan, read_runs, write_runs
@@ -173,18 +172,15 @@ def test_a_killed_worker_changes_nothing(tmp_path):
 
     assert weights(killed) == weights(quiet)
     assert len(weights(quiet)) == 12
-    metrics = [{name for name in files(folder) if name.name == "metrics.json"} for folder in (quiet, killed)]
-    assert metrics[0] == metrics[1]
-    assert len(metrics[0]) == 4
-
-
-RECORDED = ROOT / "outputs" / "reference" / "second_task"
+    measured = [{name for name in files(folder) if name.name == "metrics.json"} for folder in (quiet, killed)]
+    assert measured[0] == measured[1]
+    assert len(measured[0]) == 4
 
 
 def test_recorded_rows_are_of_planned_runs():
     """Pairs are whole and on one machine, but for the three seeds that were recorded before there was a study."""
     planned = {key_of(run) for run in plan()}
-    rows = read_runs(RECORDED / "runs.csv")
+    rows = read_runs(STUDY / "runs.csv")
     assert rows
     assert {key_of(one) for one in rows if one["part"] != "C"} <= planned
     for part, arms in (("A", 2), ("B", 4)):
@@ -197,11 +193,11 @@ def test_recorded_rows_are_of_planned_runs():
 
 
 def test_recorded_long_runs_have_their_history_and_metrics():
-    rows = [one for one in read_runs(RECORDED / "runs.csv") if one["part"] == "A"]
-    assert {path.name for path in (RECORDED / "A").iterdir()} == {name_of(one) for one in rows}
+    rows = [one for one in read_runs(STUDY / "runs.csv") if one["part"] == "A"]
+    assert {path.name for path in (STUDY / "A").iterdir()} == {name_of(one) for one in rows}
     for one in rows:
-        folder = RECORDED / "A" / name_of(one)
-        measured = json.loads((folder / "metrics.json").read_text())
+        folder = STUDY / "A" / name_of(one)
+        measured = metrics(folder)
         last = read_history(folder / "history.csv", 20)[-1]
         assert (one["errors"], one["test_images"]) == (measured["errors"], measured["images"])
         for loss in ("classification_loss", "autoencoder_loss"):
