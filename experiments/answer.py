@@ -28,7 +28,7 @@ MEASURES = ("errors", "classification_loss", "autoencoder_loss")
 LEVEL = 0.95
 POWER = 0.8  # an effect of this size would have been seen in four studies of five
 ALONE = 0.0  # the reconstruction's weight, where the classifier is alone
-LAST = 10  # epochs over which the errors are averaged, for the last one alone is a matter of luck
+FIRST, LAST = 5, 10  # epochs over which the errors are averaged, for those of one epoch are a matter of luck
 EPOCHS_SHOWN = (1, 2, 3, 5, 10, 15, 20)
 
 
@@ -109,16 +109,18 @@ def shares_of_untrained(rows):
 
 def compare_epochs(curves):
     """Return part A's errors over the epochs, from errors_over_epochs(): means, paired differences, and spread."""
-    last = {weight: curve[:, -LAST:] for weight, curve in curves.items()}
-    return {
+    found = {
         "errors": {f"{weight:g}": curve.mean(axis=0).tolist() for weight, curve in curves.items()},
         "difference": [difference(both, alone) for both, alone in zip(curves[0.1].T, curves[ALONE].T)],
-        "last": {f"{weight:g}": interval(curve.mean(axis=1)) for weight, curve in last.items()},
-        "last_difference": difference(last[0.1].mean(axis=1), last[ALONE].mean(axis=1)),
         # Standard deviations of the errors: from seed to seed, and from epoch to epoch within a run.
         "seeds_deviate": float(np.mean([curve[:, -1].std(ddof=1) for curve in curves.values()])),
-        "last_deviate": float(np.mean([curve.std(axis=1, ddof=1).mean() for curve in last.values()])),
+        "last_deviate": float(np.mean([curve[:, -LAST:].std(axis=1, ddof=1).mean() for curve in curves.values()])),
     }
+    for name, epochs in (("first", slice(FIRST)), ("last", slice(-LAST, None))):
+        means = {weight: curve[:, epochs].mean(axis=1) for weight, curve in curves.items()}
+        found[name] = {f"{weight:g}": interval(values) for weight, values in means.items()}
+        found[f"{name}_difference"] = difference(means[0.1], means[ALONE])
+    return found
 
 
 def compare_ends(rows):
@@ -187,8 +189,9 @@ def table_of_epochs(found):
     for epoch in EPOCHS_SHOWN:
         means = [f"{found['errors'][weight][epoch - 1]:.0f}" for weight in ("0.1", "0")]
         rows.append((str(epoch), *means, with_interval(found["difference"][epoch - 1], ".0f")))
-    means = [f"{found['last'][weight]['mean']:.1f}" for weight in ("0.1", "0")]
-    rows.append((f"mean of the last {LAST}", *means, with_interval(found["last_difference"], ".1f")))
+    for name, count in (("first", FIRST), ("last", LAST)):
+        means = [f"{found[name][weight]['mean']:.1f}" for weight in ("0.1", "0")]
+        rows.append((f"mean of the {name} {count}", *means, with_interval(found[f"{name}_difference"], ".1f")))
     return table(rows)
 
 

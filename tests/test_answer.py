@@ -72,8 +72,10 @@ def test_epochs_are_compared_pair_by_pair():
     assert found["errors"]["0"][0] == 30
     assert [each["mean"] for each in found["difference"]] == [-3] * 11
     assert found["last"]["0"]["mean"] == pytest.approx((14.5 + 34.5) / 2)  # the first epoch is not among the last ten
-    assert found["last_difference"]["mean"] == -3
-    assert found["last_difference"]["standard_error"] == pytest.approx(1)
+    assert found["first"]["0"]["mean"] == pytest.approx((18 + 38) / 2)
+    for name in ("first_difference", "last_difference"):
+        assert found[name]["mean"] == -3
+        assert found[name]["standard_error"] == pytest.approx(1)
     assert found["last_deviate"] == pytest.approx(np.std(np.arange(10), ddof=1))
     assert found["seeds_deviate"] == pytest.approx((20 + 18) / 2 / 2**0.5)
 
