@@ -250,7 +250,8 @@ def draw_errors(curves):
         axes.plot(x, curve.mean(axis=0), "o-", color=color, label=f"{label}: mean")
         axes.fill_between(x, curve.min(axis=0), curve.max(axis=0), color=color, alpha=0.2, label="least to greatest")
     axes.set_yscale("log")
-    axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 3, 5, 7)), major_formatter="{x:g}", minor_formatter="")
+    ticks = LogLocator(subs=(1, 1.2, 1.5, 2, 3, 4, 5, 6, 8))
+    axes.yaxis.set(major_locator=ticks, major_formatter="{x:g}", minor_formatter="")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize=11)
     return figure
