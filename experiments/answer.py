@@ -142,12 +142,12 @@ def summarise(rows, curves, shares):
     """
     summary = {"level": LEVEL, "power": POWER}
     arms = {part: by_weights(rows, part) for part in "AB"}
-    ready = {part for part, found in arms.items() if len(found) > 1 and len(next(iter(found.values()))) > 1}
+    ready = {part for part, found in arms.items() if len(found) > 1 and len(found.get((0.9, ALONE), ())) > 1}
     for part in sorted(ready):
         summary[part] = compare(arms[part])
     if "A" in ready:
         summary["A_epochs"] = compare_epochs(curves)
-    if shares and len(next(iter(shares.values()))[1]) > 1:
+    if {weights for weights, _ in shares} == set(SPEED_WEIGHTS) and len(next(iter(shares.values()))[1]) > 1:
         summary["C"] = {
             f"{named(weights)} {loss}": {"steps": steps, "share": values.mean(axis=0).tolist()}
             for (weights, loss), (steps, values) in shares.items()
@@ -186,7 +186,7 @@ def table_of_weights(arms):
 def table_of_epochs(found):
     """Return the table of part A's errors over the epochs, from its summary."""
     rows = [("epoch", "both tasks", "classifier alone", "difference")]
-    for epoch in EPOCHS_SHOWN:
+    for epoch in (epoch for epoch in EPOCHS_SHOWN if epoch <= len(found["difference"])):
         means = [f"{found['errors'][weight][epoch - 1]:.0f}" for weight in ("0.1", "0")]
         rows.append((str(epoch), *means, with_interval(found["difference"][epoch - 1], ".0f")))
     for name, count in (("first", FIRST), ("last", LAST)):

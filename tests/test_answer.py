@@ -16,6 +16,8 @@ from experiments.answer import (
     draw_weights,
     interval,
     shares_of_untrained,
+    summarise,
+    table_of_epochs,
     table_of_weights,
     with_interval,
 )
@@ -78,6 +80,25 @@ def test_epochs_are_compared_pair_by_pair():
         assert found[name]["standard_error"] == pytest.approx(1)
     assert found["last_deviate"] == pytest.approx(np.std(np.arange(10), ddof=1))
     assert found["seeds_deviate"] == pytest.approx((20 + 18) / 2 / 2**0.5)
+
+
+def test_table_of_a_short_study_has_its_epochs_only():
+    curves = {0.1: np.array([[9, 5], [7, 3]]), ALONE: np.array([[19, 15], [17, 13]])}
+    table = table_of_epochs(compare_epochs(curves))
+    epochs = [line.split(" | ")[0] for line in table[2:]]
+    assert epochs == ["| 1", "| 2", "| mean of the first 5", "| mean of the last 10"]
+    assert table[2] == "| 1 | 8 | 18 | -10 (-10 to -10) |"
+
+
+def test_parts_without_a_whole_comparison_are_left_out():
+    """A part is in the summary only with both of its arms, or with the classifier alone and another, and two seeds."""
+    few = [row("B", weight, seed, 500) for weight in (1, 10) for seed in (0, 1)]
+    equal = [row("C", 0.5, seed, 100, steps, classification_weight=0.5) for seed in (0, 1) for steps in (0, 50)]
+    assert set(summarise(few + equal, {}, shares_of_untrained(equal))) == {"level", "power", "D"}
+    few += [row("B", 0, seed, 500) for seed in (0, 1)]
+    equal += [row("C", 0.1, seed, 100, steps) for seed in (0, 1) for steps in (0, 50)]
+    found = summarise(few + equal, {}, shares_of_untrained(equal))
+    assert set(found) == {"level", "power", "B", "C", "C_end", "D"}
 
 
 def test_ends_are_compared_pair_by_pair():
