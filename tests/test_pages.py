@@ -212,7 +212,7 @@ def test_what_the_pages_say_of_all_images(summary, curves, rows):
         f"{with_interval(end, '.0f')}. The cross-entropy is then higher with both tasks in "
         f"{loss['runs'] - loss['less']} of {loss['runs']} pairs: {with_interval(loss, '.4f')}.",
         f"about {hours:.0f} hours on two cores",
-        f"In {apart or 'none'} of the 20 epochs the interval of the difference leaves out 0.",
+        f"The interval of the difference leaves out 0 in {apart or 'none'} of the 20 epochs.",
         f"by {epochs['seeds_deviate']:.0f} errors from seed to seed, and by {epochs['last_deviate']:.0f} from epoch to "
         f"epoch within a run (standard deviations, the last of 10 epochs). In points of accuracy that is "
         f"{epochs['seeds_deviate'] / 100:.2f} and {epochs['last_deviate'] / 100:.2f}.",
