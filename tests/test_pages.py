@@ -41,6 +41,16 @@ def seeds(rows):
     return f"seeds {numbers[0]} to {numbers[-1]}"
 
 
+def arm_of(rows, weight):
+    """Part A's rows with this weight of the reconstruction, seed by seed."""
+    return [row for row in rows if (row["part"], row["autoencoder_weight"]) == ("A", weight)]
+
+
+def histories_of(arm):
+    """The recorded histories of these runs of part A."""
+    return [read_history(STUDY / "A" / name_of(row) / "history.csv", 20) for row in arm]
+
+
 @pytest.fixture(scope="module")
 def rows():
     """The rows of the recorded study."""
@@ -62,7 +72,7 @@ def summary(rows, curves):
 def test_readme_gives_the_results_of_all_seeds(rows):
     text = page()
     for weight, name in ((0.1, "this network"), (0, "the classifier alone")):
-        arm = [row for row in rows if (row["part"], row["autoencoder_weight"]) == ("A", weight)]
+        arm = arm_of(rows, weight)
         errors = np.array([row["errors"] for row in arm])
         right = 1 - errors / arm[0]["test_images"]
         means = percent(right.mean()), f"{errors.mean():.0f}"
@@ -72,8 +82,8 @@ def test_readme_gives_the_results_of_all_seeds(rows):
 
 
 def test_readme_says_how_the_accuracy_moves(rows):
-    arm = [row for row in rows if (row["part"], row["autoencoder_weight"]) == ("A", 0.1)]
-    histories = [read_history(STUDY / "A" / name_of(row) / "history.csv", 20) for row in arm]
+    arm = arm_of(rows, 0.1)
+    histories = histories_of(arm)
     late = [row["val_classification_accuracy"] for history in histories for row in history[10:]]
     first = [history[0]["val_classification_accuracy"] for history in histories]
     minutes = [row["seconds"] / 60 for row in arm if row["threads"] == 2]
@@ -193,8 +203,7 @@ def test_the_page_on_the_second_task_has_the_studys_tables(summary):
 
 def losses_over_epochs(rows, weight):
     """Part A's test cross-entropy after every epoch with this weight of the reconstruction: (seeds, epochs)."""
-    arm = [row for row in rows if (row["part"], row["autoencoder_weight"]) == ("A", weight)]
-    histories = [read_history(STUDY / "A" / name_of(row) / "history.csv") for row in arm]
+    histories = histories_of(arm_of(rows, weight))
     return np.array([[epoch["val_classification_loss"] for epoch in history] for history in histories])
 
 
@@ -207,9 +216,9 @@ def test_what_the_pages_say_of_all_images(summary, curves, rows):
     end, loss = (ends["0.1"][name]["difference"] for name in ("errors", "classification_loss"))
     core_seconds = {name_of(row): row["threads"] * row["seconds"] for row in rows}  # part C has many rows a run
     hours = sum(core_seconds.values()) / 2 / 3600
-    both, alone = (losses_over_epochs(rows, weight) for weight in (0.1, 0))
-    losses = [difference(*values) for values in zip(both.T, alone.T)]
-    late = difference(both[:, -10:].mean(axis=1), alone[:, -10:].mean(axis=1))
+    losses = [losses_over_epochs(rows, weight) for weight in (0.1, 0)]
+    each_epoch = [difference(*pair) for pair in zip(*(one.T for one in losses))]
+    late = difference(*(one[:, -10:].mean(axis=1) for one in losses))
     check(
         page("docs/second_task.md"),
         f"Over the first 5 epochs the network with both tasks makes {means['first'][0]} errors on average, and the "
@@ -243,7 +252,7 @@ def test_what_the_pages_say_of_all_images(summary, curves, rows):
     )
     # "No difference was seen"; "The bands lie over each other from the first epoch to the last".
     assert begins["from"] < 0 < begins["to"] and last["from"] < 0 < last["to"] and end["from"] < 0 < end["to"]
-    assert [found["from"] < 0 < found["to"] for found in losses] == 19 * [True] + [False]
+    assert [found["from"] < 0 < found["to"] for found in each_epoch] == 19 * [True] + [False]
     assert late["from"] < 0 < late["to"]
     alone, both = curves.values()
     assert both.shape == alone.shape == (count, 20)

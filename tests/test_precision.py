@@ -12,7 +12,7 @@ from model import load_model
 from run_folder import restore, write_keras, write_model
 from train import PRECISIONS, new_model, train
 
-MIXED = PRECISIONS[1:]
+MIXED = [pytest.param(name, marks=pytest.mark.slow if name == "mixed_float16" else ()) for name in PRECISIONS[1:]]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -41,7 +41,7 @@ def everything(model):
     return [*model.weights, *model.optimizer.variables]
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("precision", MIXED)
 def test_resumed_run_is_the_same_bit_for_bit(precision, mnist, tmp_path):
     """With the optimizer's state, and mixed_float16's loss scale, which the first steps may lower.
 
