@@ -304,7 +304,7 @@ def study(client, runs, rows, data, output_dir, threads):
             failed.append(name_of(run))
             said = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         left = (time.perf_counter() - started) / (total - steps_left) * steps_left / 60
-        print(f"{name_of(run)}: {said}; {len(waiting) + len(futures)} runs left, about {left:.0f} min", flush=True)
+        print(f"{name_of(run)}: {said}; runs left: {len(waiting) + len(futures)}, about {left:.0f} min", flush=True)
     return failed
 
 

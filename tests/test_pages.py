@@ -240,10 +240,10 @@ def test_what_the_pages_say_of_all_images(summary, curves, rows):
     )
     check(
         page(),
-        f"{means['first'][0]} errors with both tasks and {means['first'][1]} with the classifier alone over the first "
-        f"5 epochs (difference {begins['mean']:+z.1f}, 95 % interval {begins['from']:+.1f} to {begins['to']:+.1f}), "
-        f"{means['last'][0]} and {means['last'][1]} over the last 10 ({last['mean']:+z.1f}, {last['from']:+.1f} to "
-        f"{last['to']:+.1f}).",
+        f"Over the first 5 epochs there are {means['first'][0]} errors with both tasks and {means['first'][1]} with "
+        f"the classifier alone. The difference is {begins['mean']:+z.1f} (95 % interval {begins['from']:+.1f} to "
+        f"{begins['to']:+.1f}).",
+        f"Over the last 10 epochs there are {means['last'][0]} and {means['last'][1]}: {with_interval(last, '.1f')}.",
         f"chance alone moves the errors by {epochs['seeds_deviate']:.0f} from seed to seed, and by "
         f"{epochs['last_deviate']:.0f} from epoch to epoch",
         f"Recorded, after 20 epochs, {count} seeds: {ends['0']['errors']['mean']:.0f} errors on average. The article's "
@@ -279,8 +279,7 @@ def test_what_the_pages_say_of_few_images(summary):
     )
     check(
         page(),
-        f"{errors['0.1']} errors with the article's weights and {errors['0']} alone ({found['mean']:+z.0f}, "
-        f"{found['from']:+.0f} to {found['to']:+.0f}).",
+        f"{errors['0.1']} errors with the article's weights, {errors['0']} alone: {with_interval(found, '.0f')}.",
         f"{better}.",
     )
     # "No difference was seen", but for the cross-entropy.
