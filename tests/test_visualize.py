@@ -89,4 +89,5 @@ def test_sheet_shows_each_digit_above_its_reconstruction_under_its_answer(mnist)
             assert same_color(axes.title.get_color(), "tab:red" if label == 4 else "black")
     assert [text.get_text() for text in grid[0, 0].get_yticklabels()] == ["original", "reconstruction"]
     assert "every digit" in figure.get_suptitle()
+    assert "red: wrong" in figure.get_suptitle()
     assert "every class" in draw_sheet(images, labels, probabilities, images, "class").get_suptitle()
