@@ -84,8 +84,7 @@ def draw_sheet(images, labels, probabilities, reconstructions, noun="digit"):
     in this picture and the others, "digit" for MNIST, else "class". Returns the figure.
     """
     figure = Figure(figsize=(10, 5.6), layout="constrained")
-    title = f"Both tasks on two test images of every {noun}: answer (red: wrong), probability, drawing"
-    figure.suptitle(title)
+    figure.suptitle(f"Both tasks on two test images of every {noun}: answer (red: wrong), probability, drawing")
     figure.get_layout_engine().set(w_pad=0.02, wspace=0, hspace=0)
     grid = figure.subplots(2, CLASS_NUM)
     gap = np.full((2, IMAGE_SHAPE[1]), 255, np.uint8)

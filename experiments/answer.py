@@ -84,15 +84,20 @@ def compare(arms):
     return found
 
 
-def errors_over_epochs(rows, folder):
-    """Return part A's test errors after every epoch: by the reconstruction's weight, an array (seeds, epochs)."""
+def values_over_epochs(rows, folder, name):
+    """Return a column of part A's history.csv: by the reconstruction's weight, an array (seeds, epochs)."""
     found = {}
     for (_, weight), seeds in by_weights(rows, "A").items():
-        histories = [(row, read_history(folder / "A" / name_of(row) / "history.csv")) for row in seeds.values()]
-        share = [[1 - epoch["val_classification_accuracy"] for epoch in history] for _, history in histories]
-        images = histories[0][0]["test_images"]
-        found[weight] = np.rint(images * np.array(share)).astype(int)
+        histories = [read_history(folder / "A" / name_of(row) / "history.csv") for row in seeds.values()]
+        found[weight] = np.array([[epoch[name] for epoch in history] for history in histories])
     return found
+
+
+def errors_over_epochs(rows, folder):
+    """Return part A's test errors after every epoch: by the reconstruction's weight, an array (seeds, epochs)."""
+    images = {row["autoencoder_weight"]: row["test_images"] for row in rows if row["part"] == "A"}
+    accuracies = values_over_epochs(rows, folder, "val_classification_accuracy")
+    return {weight: np.rint(images[weight] * (1 - right)).astype(int) for weight, right in accuracies.items()}
 
 
 def shares_of_untrained(rows):

@@ -10,7 +10,15 @@ from conftest import REFERENCE, ROOT, STUDY, metrics, succeed
 
 from benchmarks.throughput import summarise, table
 from evaluate import report
-from experiments.answer import difference, errors_over_epochs, shares_of_untrained, tables, with_interval
+from experiments.answer import (
+    by_weights,
+    difference,
+    errors_over_epochs,
+    shares_of_untrained,
+    tables,
+    values_over_epochs,
+    with_interval,
+)
 from experiments.answer import summarise as summarise_study
 from experiments.second_task import name_of, read_runs
 from run_folder import read_history
@@ -43,12 +51,7 @@ def seeds(rows):
 
 def arm_of(rows, weight):
     """Part A's rows with this weight of the reconstruction, seed by seed."""
-    return [row for row in rows if (row["part"], row["autoencoder_weight"]) == ("A", weight)]
-
-
-def histories_of(arm):
-    """The recorded histories of these runs of part A."""
-    return [read_history(STUDY / "A" / name_of(row) / "history.csv", 20) for row in arm]
+    return list(by_weights(rows, "A")[0.9, weight].values())
 
 
 @pytest.fixture(scope="module")
@@ -83,20 +86,20 @@ def test_readme_gives_the_results_of_all_seeds(rows):
 
 def test_readme_says_how_the_accuracy_moves(rows):
     arm = arm_of(rows, 0.1)
-    histories = histories_of(arm)
-    late = [row["val_classification_accuracy"] for history in histories for row in history[10:]]
-    first = [history[0]["val_classification_accuracy"] for history in histories]
+    accuracies = values_over_epochs(rows, STUDY, "val_classification_accuracy")[0.1]
+    assert accuracies.shape == (len(arm), 20)
+    late, first = accuracies[:, 10:], accuracies[:, 0]
     minutes = [row["seconds"] / 60 for row in arm if row["threads"] == 2]
     right = percent(np.mean([1 - row["errors"] / row["test_images"] for row in arm]))
     check(
         page(),
-        f"the accuracy moves between {percent(min(late))} and {percent(max(late))}. "
+        f"the accuracy moves between {percent(late.min())} and {percent(late.max())}. "
         f"It is {percent(np.mean(late))} on average, and the article's 99.33 % lies inside.",
         f"After 20 epochs it is right on {right} of the test images; the article says 99.33 %.",
         f"one epoch is enough: about {percent(np.mean(first), 1)}, after some",
         f"It takes {min(minutes):.0f} to {max(minutes):.0f} minutes on two cores.",
     )
-    assert min(late) < 0.9933 < max(late)
+    assert late.min() < 0.9933 < late.max()
 
 
 def test_readme_says_what_the_curves_show():
@@ -201,12 +204,6 @@ def test_the_page_on_the_second_task_has_the_studys_tables(summary):
     check(text, *map("\n".join, found.values()))
 
 
-def losses_over_epochs(rows, weight):
-    """Part A's test cross-entropy after every epoch with this weight of the reconstruction: (seeds, epochs)."""
-    histories = histories_of(arm_of(rows, weight))
-    return np.array([[epoch["val_classification_loss"] for epoch in history] for history in histories])
-
-
 def test_what_the_pages_say_of_all_images(summary, curves, rows):
     epochs, ends = summary["A_epochs"], summary["A"]
     count = epochs["first"]["0"]["runs"]
@@ -216,9 +213,9 @@ def test_what_the_pages_say_of_all_images(summary, curves, rows):
     end, loss = (ends["0.1"][name]["difference"] for name in ("errors", "classification_loss"))
     core_seconds = {name_of(row): row["threads"] * row["seconds"] for row in rows}  # part C has many rows a run
     hours = sum(core_seconds.values()) / 2 / 3600
-    losses = [losses_over_epochs(rows, weight) for weight in (0.1, 0)]
-    each_epoch = [difference(*pair) for pair in zip(*(one.T for one in losses))]
-    late = difference(*(one[:, -10:].mean(axis=1) for one in losses))
+    losses = values_over_epochs(rows, STUDY, "val_classification_loss")
+    each_epoch = [difference(*pair) for pair in zip(losses[0.1].T, losses[0].T)]
+    late = difference(*(losses[weight][:, -10:].mean(axis=1) for weight in (0.1, 0)))
     check(
         page("docs/second_task.md"),
         f"Over the first 5 epochs the network with both tasks makes {means['first'][0]} errors on average, and the "

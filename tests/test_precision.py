@@ -12,7 +12,7 @@ from model import load_model
 from run_folder import restore, write_keras, write_model
 from train import PRECISIONS, new_model, train
 
-MIXED = [pytest.param(name, marks=pytest.mark.slow if name == "mixed_float16" else ()) for name in PRECISIONS[1:]]
+MIXED = PRECISIONS[1:]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
