@@ -1,8 +1,11 @@
-"""What the scripts share on the command line: the parser, errors of one line, the next command."""
+"""How the scripts begin and end: Keras without TensorFlow's greeting, the command line, errors of one line.
+
+Every script imports this file first, because it loads Keras.
+"""
 
 import argparse
 import contextlib
-import math
+import importlib
 import os
 import shlex
 import signal
@@ -10,7 +13,53 @@ import subprocess
 import sys
 from pathlib import Path
 
-from data import InputError
+
+def give_up(error, more=""):
+    """End the program with one line on stderr: what the error says, and more."""
+    message = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else str(error)
+    message, status = " ".join(message.split()), 1
+    if isinstance(error, KeyboardInterrupt):
+        message, status = "stopped", 128 + (error.args or (signal.SIGINT,))[0]
+    print(f"{Path(sys.argv[0]).name}: {message}{more}", file=sys.stderr)
+    sys.exit(status)
+
+
+def load_keras():
+    """Import Keras; what is said on file descriptor 2 meanwhile is shown only if that fails, or ends the process.
+
+    TensorFlow greets there, whatever its log level. Another process, out of Ctrl-C's reach, holds the text: an
+    import that aborts, on a processor that TensorFlow was not built for, leaves nobody else to show it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass  # the caller closed this stream (2>&-), and no file of ours may get its number
+    os.close(number)
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no help against the greeting, but against what follows it
+    stderr, code = os.dup(2), "import sys; sys.stderr.buffer.write(sys.stdin.buffer.read())"
+    keeper = subprocess.Popen([sys.executable, "-I", "-S", "-c", code], stdin=subprocess.PIPE, start_new_session=True)
+    os.dup2(keeper.stdin.fileno(), 2)
+    try:
+        backend = importlib.import_module("keras").backend.backend()
+        keeper.kill()
+    except KeyboardInterrupt as error:
+        give_up(error)
+    except Exception as error:  # an unknown backend, a missing package, a broken one
+        give_up(error, ": Keras does not load; is what requirements.txt names installed in this environment?")
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        keeper.stdin.close()
+        keeper.wait()
+    if backend != "tensorflow":
+        sys.modules.setdefault("tensorflow", None)  # or Keras loads it here too, where it is installed
+
+
+if "keras" not in sys.modules:  # a notebook or a test loads it first, and in its own way
+    load_keras()
+
+import keras  # noqa: E402
+
+from data import InputError  # noqa: E402
 
 OUTPUT_DIR = Path("outputs")
 
@@ -28,32 +77,17 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
-def whole_number(least, most=2**32 - 1):
-    """Return an argparse type: a whole number from `least` to `most`."""
+def number(kind, least, most=2**32 - 1):
+    """Return an argparse type: a number of a kind, int or float, from `least` to `most`."""
 
     def parse(text):
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
-        return int(text)
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
+        return value
 
+    parse.__name__ = kind.__name__  # for argparse's message, "invalid int value"
     return parse
-
-
-def number_from_0(text):
-    """The argparse type of a finite number from 0."""
-    number = float(text)
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
-    return number
-
-
-def as_options(values):
-    """Return a dict of argument names and values as the command line that gives them; None is left out."""
-    options = []
-    for name, value in values.items():
-        if value is not None:
-            options += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
-    return options
 
 
 def next_command(script, output_dir, data=None):
@@ -64,70 +98,39 @@ def next_command(script, output_dir, data=None):
     return join(["python", *script.split(), *options])
 
 
-def one_line(error):
-    """Return what an error says as one line; for an error of the system, with the file it is about."""
-    text = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else str(error)
-    return " ".join(text.split())
-
-
-def open_streams():
-    """Open standard streams that the caller closed (2>&-), so that no file of ours gets their numbers."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
-    sys.stderr = sys.stderr or open(os.devnull, "w")
-
-
-def give_up(error, more=""):
-    """End the program with one line on stderr: what the error says, and more."""
-    message, status = one_line(error), 1
-    if isinstance(error, KeyboardInterrupt):
-        message, status = "stopped", 128 + (error.args or (signal.SIGINT,))[0]
-    elif isinstance(error, ImportError):
-        message += " (is what requirements.txt names installed in this environment?)"
-    print(f"{Path(sys.argv[0]).name}: {message}{more}", file=sys.stderr)
-    sys.exit(status)
-
-
-interrupts = []  # the signals so far
-
-
-def interrupt(number, frame):
-    """Turn Ctrl-C and SIGTERM into the same exception."""
-    interrupts.append(number)
-    raise KeyboardInterrupt(number)
-
-
-def stop_if_interrupted():
-    """Raise what interrupt() raised in vain: Python drops an exception that reaches it inside a finalizer."""
-    if interrupts:
-        raise KeyboardInterrupt(interrupts[-1])
-
-
 @contextlib.contextmanager
-def interruptible():
-    """Let an interrupt leave the block as what it was, whatever a library on its way up made of it."""
+def stoppable():
+    """Within the block, let Ctrl-C and SIGTERM stop a training at the end of a step; a second signal ends at once.
+
+    Yields the callback for Keras that does it, by raising KeyboardInterrupt with the signal's number.
+    """
+    signals = []
+
+    def note(number, frame):
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+        signals.append(number)
+
+    def stop(step, logs):
+        if signals:
+            raise KeyboardInterrupt(signals[0])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
-    except Exception:
-        stop_if_interrupted()
-        raise
+        yield keras.callbacks.LambdaCallback(on_train_batch_end=stop, on_test_batch_end=stop)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def start(main):
     """Call a script's main(); what its user can mend ends as one line on stderr and status 1."""
-    open_streams()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
     try:
-        with interruptible():
-            main()
+        main()
         if sys.stdout:
             sys.stdout.flush()
     except BrokenPipeError:  # as in `python evaluate.py | head -1`: nobody reads on, and nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (InputError, OSError, ImportError, KeyboardInterrupt) as error:
+    except (InputError, OSError, KeyboardInterrupt) as error:
         give_up(error)

@@ -1,165 +1,90 @@
 """The folder of a run: its files, written whole, read and checked, and the way to go on with a run.
 
-settings.json      what defines the run, and what it was started on, one entry a start
-history.csv        the losses and accuracies, a row an epoch
-checkpoint.keras   the network and the optimizer after the last epoch, to go on from
-model.keras        the network alone after the last epoch, to be measured and drawn
+settings.json   what defines the run, and what it was started on, one entry a start
+history.csv     the losses and accuracies, a row an epoch
+model.keras     the network and the optimizer after the last epoch
 
-evaluate.py adds metrics.json, visualize.py the PICTURES. Those are removed as soon as the network
-they belong to is replaced.
+evaluate.py adds metrics.json, visualize.py the PICTURES; they go as soon as their network is replaced.
 """
 
 import contextlib
 import csv
 import hashlib
-import importlib
 import itertools
 import json
 import os
 import platform
-import uuid
+import re
 import warnings
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from data import DATA, InputError
+from files import atomic_write, write_json
+from model import INPUT_SHAPE, OUTPUT_SHAPES
 
-SETTINGS, HISTORY, CHECKPOINT, MODEL = RUN_FILES = ("settings.json", "history.csv", "checkpoint.keras", "model.keras")
+RUN_FILES = ("settings.json", "history.csv", "model.keras")
+SETTINGS, HISTORY, MODEL = RUN_FILES
 METRICS = "metrics.json"
-PAIRS = "reconstructions"  # the folder of 00.png, 01.png, ...
+RECONSTRUCTIONS = "reconstructions"  # the folder of 00.png, 01.png, ...
 PICTURES = ("model.png", "reconstructions.png", "training.png", "confusion_matrix.png", "mistakes.png")
-LOSSES = ("loss", "classification_loss", "autoencoder_loss", "classification_accuracy")
-COLUMNS = ("epoch", *LOSSES, *(f"val_{name}" for name in LOSSES), "seconds")  # of the history
-WAYS_OUT = "replace it with --overwrite, or choose another --output-dir"
-
-
-@contextlib.contextmanager
-def whole_file(path):
-    """Yield a temporary path; when the block succeeds, the file written there becomes `path` at one stroke."""
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if os.name != "nt":  # Windows opens no folders
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # without it a power cut can undo the rename
-            finally:
-                os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path, content):
-    """Write a dict as a JSON file."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def locked(folder, program="train.py"):
-    """Make the folder if need be, and keep every other process out of it; the system's lock ends with the process.
-
-    program: what is at work there, for the message. Raises InputError when another one is in it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as file:
-        try:
-            if os.name == "nt":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            ways = "wait for it, stop it, or choose another --output-dir"
-            raise InputError(f"another {program} is at work in {folder}: {ways}") from None
-        yield
-
-
-def sha256(path):
-    """Return the SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def describe_data(path):
-    """Return what settings.json says of a data file; a file of this project's data folder goes by its name."""
-    place = path.resolve()
-    name = place.relative_to(DATA.parent) if place.is_relative_to(DATA.parent) else place
-    return {"data": name.as_posix(), "data_sha256": sha256(path)}
-
-
-def data_of_run(folder):
-    """Return the path of the data that a run was trained on; raises InputError when it is no longer what it was."""
-    settings = read_settings(folder)
-    path = DATA.parent / settings["data"]  # an absolute path stays as it is
-    if not path.exists():
-        raise InputError(f"{folder} was trained on {settings['data']}, which is not there: give its place with --data")
-    if sha256(path) != settings["data_sha256"]:
-        reason = f"{path} is not the file that {folder} was trained on, or has changed since"
-        raise InputError(f"{reason}: name the one to use with --data")
-    return path
-
-
-def other_data(folder, path):
-    """Return what a run was trained on when that is not the file at `path`, else None."""
-    if not (folder / SETTINGS).exists():
-        return None
-    settings = read_settings(folder)
-    return settings["data"] if settings["data_sha256"] != sha256(path) else None
-
-
-def devices():
-    """Return the names of the devices that Keras computes on: the accelerators, or else the number of cores."""
-    import keras
-
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        found = tf.config.list_physical_devices("GPU")
-        names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in found]
-    elif backend == "jax":
-        import jax
-
-        names = [device.device_kind for device in jax.devices() if device.platform != "cpu"]
-    else:
-        import torch
-
-        names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-        names += ["Apple GPU"] if torch.backends.mps.is_available() else []
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return names or [f"{cores} core{'s' if cores > 1 else ''} of {processor()}"]
+RUN_FLAGS = ("epochs", "batch_size", "seed", "limit", "loss_weights", "precision")  # train.py's that define a run
+STAMP = ("batch_size", "seed", "limit", "loss_weights", "precision", "data_sha256")  # what model.keras says of its run
+START_ANEW = "replace it with --overwrite, or choose another --output-dir"
 
 
 def processor():
     """Return the name of the processor; on Linux with its family and model, for one name can stand for several."""
     path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    found = dict(line.replace("\t", "").split(":", 1) for line in reversed(lines) if ":" in line)
-    if "model name" not in found:
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    entries = dict(re.findall(r"(?m)^(model name|cpu family|model)\s*: (.*)$", text))
+    if len(entries) < 3:
         return platform.processor() or platform.machine()
-    return "{model name}, family{cpu family}, model{model}".format(**found).strip()
+    return "{model name}, family {cpu family}, model {model}".format(**entries)
 
 
-def describe_start():
-    """Return what a run is started on: the versions, and the devices by name."""
-    import keras
+def environment():
+    """Return what a run is started on: the versions, and the device, an accelerator or so many cores."""
+    device = str(keras.ops.convert_to_tensor(0.0).device).rpartition("device:")[2]  # TensorFlow has a path before it
+    if "cpu" in device.lower():
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        device = f"{cores} core{'s' if cores > 1 else ''} of {processor()}"
+    versions = {name: version(name) for name in ("keras", "numpy", keras.backend.backend())}
+    return {**versions, "python": platform.python_version(), "device": device}
 
-    backend = keras.backend.backend()
-    found = {"keras": keras.__version__, "numpy": np.__version__, "python": platform.python_version()}
-    return {**found, backend: importlib.import_module(backend).__version__, "devices": devices()}
+
+def data_entry(path):
+    """Return what settings.json says of a data file; a file of this project's data folder goes by its name."""
+    full = path.resolve()
+    name = full.relative_to(DATA.parent) if full.is_relative_to(DATA.parent) else full
+    return {"data": name.as_posix(), "data_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def holds_a_run(folder):
-    """Return whether the folder holds any file of a run."""
-    return any((folder / name).exists() for name in RUN_FILES)
+def data_of_run(folder):
+    """Return the path of the data that a run was trained on; raises InputError when they are not what they were."""
+    settings = read_settings(folder)
+    path = DATA.parent / settings["data"]  # an absolute path stays as it is
+    if not path.exists() or data_entry(path)["data_sha256"] != settings["data_sha256"]:
+        reason = f"{folder} was trained on {path}, which is not there, or has changed since"
+        raise InputError(f"{reason}: name the data to use with --data")
+    return path
+
+
+def settings_of(model, args):
+    """Return what settings.json says of a run: train.py's flags, the compiled model's optimizer, data, backend."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # mixed_float16 wraps it
+    config = {name: value for name, value in optimizer.get_config().items() if name != "name"}
+    return {
+        **{name: getattr(args, name) for name in RUN_FLAGS},
+        "optimizer": type(optimizer).__name__,
+        **config,
+        **data_entry(args.data),
+        "backend": keras.backend.backend(),
+    }
 
 
 def read_settings(folder):
@@ -167,209 +92,156 @@ def read_settings(folder):
     path = folder / SETTINGS
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        settings.setdefault("precision", "float32")  # the first version's files lack these
-        settings.setdefault("run", None)
-        settings.setdefault("starts", [settings.pop("versions")] if "versions" in settings else [])
-        if not all(type(settings[name]) is str for name in ("data", "data_sha256")):
+        if not all(type(settings[name]) is str for name in ("data", "data_sha256")) or not settings["starts"]:
             raise ValueError
     except FileNotFoundError:
-        if holds_a_run(folder):
-            raise InputError(f"the run in {folder} has lost its {SETTINGS}: {WAYS_OUT}") from None
-        raise InputError(f"there is no run in {folder}: python train.py begins one") from None
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError(f"{path}: damaged, not the settings that train.py wrote: {WAYS_OUT}") from None
+        recorded = "python train.py begins one, --output-dir outputs/reference has the recorded one"
+        raise InputError(f"no run in {folder}, it has no {SETTINGS}: {recorded}") from None
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: damaged, not the settings that train.py wrote: {START_ANEW}") from None
     return settings
 
 
-def write_history(path, rows):
-    """Write the rows that train() returns as CSV, numbers with six significant digits."""
-    with whole_file(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
+def write_history(folder, rows):
+    """Write the rows that train() yields as CSV, numbers with six significant digits."""
+    with atomic_write(folder / HISTORY) as temporary:
+        numbers = [list(row.values()) for row in rows]
+        np.savetxt(temporary, numbers, "%.6g", delimiter=",", header=",".join(rows[0]), comments="")
 
 
-def read_history(path, epochs=None):
-    """Read what write_history() wrote, or its first epochs; raises InputError when the file does not hold them."""
+def read_history(folder, epochs=None):
+    """Read what write_history() wrote, or its first epochs; raises InputError when the file does not hold them.
+
+    A run whose first epoch has not ended has no such file: [].
+    """
+    path = folder / HISTORY
+    if not path.exists() and not epochs:
+        return []
     try:
         with open(path, newline="") as file:
             rows = itertools.islice(csv.DictReader(file), epochs)
-            rows = [{name: float(row[name]) for name in COLUMNS} for row in rows]
-    except FileNotFoundError:
-        raise InputError(f"no history {path}: python train.py writes it") from None
-    except (KeyError, TypeError, ValueError, csv.Error):
-        rows = []
-    if not rows or [row["epoch"] for row in rows] != list(range(1, (epochs or len(rows)) + 1)):
-        raise InputError(f"{path}: damaged, it does not hold the epochs that train.py wrote: {WAYS_OUT}")
+            rows = [{name: float(value) for name, value in row.items()} for row in rows]
+        if not rows or [row["epoch"] for row in rows] != list(range(1, (epochs or len(rows)) + 1)):
+            raise ValueError
+    except (KeyError, OSError, TypeError, ValueError, csv.Error):
+        raise InputError(f"{path}: damaged, it does not hold the epochs that train.py wrote: {START_ANEW}") from None
     return rows
 
 
-def write_keras(path, model, run, epoch):
-    """Save a model, with the optimizer if it is compiled, and say in it of which run and after which epoch it is."""
-    model.save(path)
-    # In the archive's comment, for a file more in it would make Keras unpack it all to disk when it loads it.
-    # The optimizer's own count will not do: it leaves out the steps that mixed_float16 skips.
-    with zipfile.ZipFile(path, "a") as file:
-        file.comment = json.dumps({"run": run, "epoch": epoch}).encode()
+def save_epoch(folder, model, settings, history):
+    """Put the run with these settings on disk as it is after the last epoch of its history.
 
-
-def read_stamp(path):
-    """Return what write_keras() says in a file: (run, epoch); (None, None) when it says nothing."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            stamp = json.loads(file.comment or "null")
-        stamp = {"run": None, "epoch": stamp} if isinstance(stamp, int) else stamp or {}  # the first version: a number
-        return stamp.get("run"), stamp.get("epoch")
-    except (AttributeError, OSError, ValueError, zipfile.BadZipFile):
-        return None, None
-
-
-def write_model(path, model, run, epoch):
-    """Save the network alone, without optimizer state, and computing in float32 whatever it was trained in."""
-    from model import prepare_model
-
-    network = prepare_model(dtype="float32")
-    network.set_weights(model.get_weights())
-    with whole_file(path) as temporary:
-        write_keras(temporary, network, run, epoch)
-
-
-def restore(path, model, steps):
-    """Put the weights and the optimizer's state of a checkpoint into a compiled model.
-
-    steps: in an epoch. Returns (run, epoch), of which run it is and how many epochs it has behind it.
-    Raises InputError when the file is no checkpoint of such a run.
+    Killed at whatever moment, this leaves a whole model.keras, a history that holds its epochs and perhaps
+    one more, which resume() then drops, and no result of another network.
     """
-    run, epoch = read_stamp(path)
+    with atomic_write(folder / MODEL) as temporary:
+        model.save(temporary)
+        # In the archive's comment, for a file more in it would make Keras unpack it all to disk when it loads it.
+        # The optimizer's own count will not do: it leaves out the steps that mixed_float16 skips.
+        with zipfile.ZipFile(temporary, "a") as file:
+            file.comment = json.dumps({"epoch": len(history), **{name: settings[name] for name in STAMP}}).encode()
+        write_history(folder, history)
+        remove_results(folder)
+
+
+def load_network(folder, precision="float32"):
+    """Return the network of a run, not compiled, and its stamp: after which epoch, of which run.
+
+    precision: what it is to compute in, None for what it was trained in. Raises InputError when no epoch has
+    ended yet, and when the file is damaged, holds code (Keras' safe mode stays on), or is not the article's network.
+    """
+    path = folder / MODEL
+    if not path.exists():
+        read_settings(folder)  # which says so where there is no run at all
+        command = f"python train.py --resume --output-dir {folder}"
+        raise InputError(f"no epoch of the run in {folder} has ended yet: go on with {command}")
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        inputs = {tensor.name: tensor.shape[1:] for tensor in model.inputs}
+        outputs = list(zip(getattr(model, "output_names", []), model.output_shape))
+    except Exception as error:  # a strange or damaged file can fail in a dozen ways
+        raise InputError(f"{path}: not a readable Keras model ({error})") from None
+    if inputs != {"image": INPUT_SHAPE} or outputs != [(name, (None, *shape)) for name, shape in OUTPUT_SHAPES.items()]:
+        raise InputError(f"{path}: not the article's network, its input or outputs are others")
+    for layer in model.layers:
+        layer.dtype_policy = precision or layer.dtype_policy
+    with contextlib.suppress(TypeError, ValueError), zipfile.ZipFile(path) as file:
+        stamp = json.loads(file.comment)
+        if {*stamp} == {"epoch", *STAMP} and type(stamp["epoch"]) is int and stamp["epoch"] > 0:
+            return model, stamp
+    raise InputError(f"{path}: does not say of which run and epoch it is, so train.py did not write it")
+
+
+def restore(folder, model, settings):
+    """Put the weights and the optimizer's state of a run into a compiled model; returns after which epoch they are.
+
+    Raises InputError when the network is not the model's or not of a run with these settings, or has no optimizer.
+    """
+    saved, stamp = load_network(folder, precision=None)
+    layers, saved_layers = (json.dumps(each.get_config()["layers"], sort_keys=True) for each in (model, saved))
+    if layers != saved_layers:
+        raise InputError("cannot resume: this run has another network; has model.py changed since?")
+    if any(stamp[name] != settings[name] for name in STAMP):
+        raise InputError(f"cannot resume: {folder / MODEL} is of another run: {START_ANEW}")
     model.optimizer.build(model.trainable_variables)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Keras only warns of an optimizer without its state
-            model.load_weights(path)
-    except Exception as error:  # a strange or damaged file can fail in a dozen ways
-        raise InputError(f"{path}: not a readable checkpoint of this network ({error})") from None
-    if epoch is None:
-        raise InputError(f"{path}: not a checkpoint, it does not say of which epoch")
-    skipped = epoch * steps - int(model.optimizer.iterations)
-    if skipped < 0 or (skipped and model.dtype_policy.name != "mixed_float16"):
-        raise InputError(f"{path}: not a checkpoint of this run, it has not its number of steps")
-    return run, epoch
-
-
-def refuse_a_run(folder):
-    """Raise InputError when the folder holds a run."""
-    if not holds_a_run(folder):
-        return
-    settings = read_settings(folder)
-    done = len(read_history(folder / HISTORY)) if (folder / HISTORY).exists() else 0
-    if done and done >= settings["epochs"]:
-        more = f"train it further with --resume --epochs {2 * done}"
-        raise InputError(f"{folder} holds a finished run of {done} epoch{'s' * (done > 1)}: {more}, {WAYS_OUT}")
-    when = f"after epoch {done}" if done else "before its first epoch ended"
-    raise InputError(f"{folder} holds a run that stopped {when}: go on with --resume, {WAYS_OUT}")
+            warnings.filterwarnings("error", message="Skipping variable loading for optimizer")
+            model.load_weights(folder / MODEL)
+    except Exception:
+        raise InputError(f"cannot resume: {folder / MODEL} holds no optimizer, it can only be measured") from None
+    return stamp["epoch"]
 
 
 def remove_results(folder):
     """Remove what evaluate.py and visualize.py wrote, and nothing else."""
-    for path in [*(folder / name for name in (METRICS, *PICTURES)), *pairs(folder / PAIRS)]:
+    for path in [*(folder / name for name in (METRICS, *PICTURES)), *reconstruction_files(folder)]:
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not there, or not empty
-        (folder / PAIRS).rmdir()
+        (folder / RECONSTRUCTIONS).rmdir()
 
 
-def pairs(folder):
-    """Return the paths of the pairs that visualize.py wrote to a folder."""
-    return [path for path in folder.glob("*.png") if path.stem.isdecimal() and path.stem == f"{int(path.stem):02d}"]
+def reconstruction_files(folder):
+    """Return the paths of the reconstructions that visualize.py wrote in a run's folder, in their order."""
+    paths = (folder / RECONSTRUCTIONS).glob("[0-9][0-9]*.png")
+    return sorted((path for path in paths if path.stem.isdecimal()), key=lambda path: int(path.stem))
 
 
-def begin(folder, settings):
-    """Begin a run in the folder, in place of the one that is there; returns its settings as they are recorded."""
+def begin(folder, settings, overwrite=False):
+    """Begin a run in the folder; returns its settings as they are recorded.
+
+    Raises InputError when the folder holds any file of a run, unless that is to be replaced.
+    """
+    if not overwrite and any((folder / name).exists() for name in RUN_FILES):
+        raise InputError(f"{folder} holds a run: go on with --resume, and more --epochs if it is done, {START_ANEW}")
     remove_results(folder)
     for name in reversed(RUN_FILES):
         (folder / name).unlink(missing_ok=True)
-    settings = {"run": uuid.uuid4().hex, **settings, "starts": [{"after_epoch": 0, **describe_start()}]}
+    settings = {**settings, "starts": [{"after_epoch": 0, **environment()}]}
     write_json(folder / SETTINGS, settings)
     return settings
 
 
-def resume(folder, model, settings, steps):
-    """Go on with the run in the folder: put its checkpoint into the model, a compiled one.
+def resume(folder, model, settings):
+    """Go on with the run in the folder: put its saved state into the model, a compiled one.
 
-    settings: what is to be trained now. steps: in an epoch. Returns the settings as they are recorded
-    now, and the history so far. Raises InputError when this is another run, or one that cannot be resumed.
+    settings: what is to be trained now. Returns the settings as they are recorded now, and the history so
+    far. Raises InputError when this is another run, or one that cannot be resumed.
     """
-    saved = read_settings(folder)
+    saved, history = read_settings(folder), []
+    if saved["data_sha256"] != settings["data_sha256"]:
+        raise InputError(f"cannot resume: this run was trained on {saved['data']}, not on {settings['data']}")
     for name, value in settings.items():
-        if name in ("epochs", "data") or saved.get(name) == value or (name == "network" and name not in saved):
-            continue
-        if name == "data_sha256":
-            detail = f"this run was trained on {saved['data']}, not on {settings['data']}"
-        elif name == "network":
-            keras = saved["starts"][-1].get("keras")
-            detail = f"this run has another network (begun with Keras {keras}); has model.py changed since?"
-        else:
-            detail = f"{name} is {saved.get(name)} in this run, not {value}"
-        raise InputError(f"cannot resume: {detail}")
-
-    history, run = [], saved["run"]
-    if (folder / CHECKPOINT).exists():
-        of_run, done = restore(folder / CHECKPOINT, model, steps)
-        if of_run != run:
-            raise InputError(f"cannot resume: {CHECKPOINT} and {SETTINGS} in {folder} are of two runs: {WAYS_OUT}")
+        if name not in ("epochs", "data") and saved.get(name, value) != value:  # another Keras may say more of SGD
+            raise InputError(f"cannot resume: {name} is {saved[name]} in this run, not {value}")
+    if (folder / MODEL).exists():
+        done = restore(folder, model, settings)
         if done > settings["epochs"]:
-            epochs = settings["epochs"]
-            raise InputError(f"cannot resume: this run has {done} epochs, more than --epochs {epochs}")
-        history = read_history(folder / HISTORY, done)
-        if read_stamp(folder / MODEL) != (run, done):  # killed between the two, or the first version's
-            remove_results(folder)
-            write_model(folder / MODEL, model, run, done)
-    elif (folder / MODEL).exists() or ((folder / HISTORY).exists() and len(read_history(folder / HISTORY)) > 1):
-        # One epoch of history alone is right: the run was killed just before its first checkpoint was in place.
-        raise InputError(f"cannot resume: {folder / CHECKPOINT} is missing; --overwrite starts this run anew")
-    start = {"after_epoch": len(history), **describe_start()}
-    settings = {**saved, **settings, "starts": [*saved["starts"], start]}
+            raise InputError(f"cannot resume: this run has {done} epochs, more than --epochs {settings['epochs']}")
+        history = read_history(folder, done)
+    elif len(read_history(folder)) > 1:
+        # One epoch of history alone is right: the run was killed just before its first model.keras was in place.
+        raise InputError(f"cannot resume: {folder / MODEL} is missing; --overwrite starts this run anew")
+    settings = {**saved, **settings, "starts": [*saved["starts"], {"after_epoch": len(history), **environment()}]}
     write_json(folder / SETTINGS, settings)
     return settings, history
-
-
-def changes(settings):
-    """Return what is no longer as when the run began, versions and devices: "keras 3.15.1, it was 3.15.0"."""
-    first, last = settings["starts"][0], settings["starts"][-1]
-    names = [name for name in first if name in last and name != "after_epoch" and first[name] != last[name]]
-    return [f"{name} {last[name]}, it was {first[name]}" for name in names]
-
-
-def save_epoch(folder, model, run, history):
-    """Put the run on disk as it is after the last epoch of its history.
-
-    Killed at whatever moment, this leaves a complete checkpoint, and a history that holds its epochs
-    and perhaps one more, which resume() then drops. The results are those of the network beside them.
-    """
-    epoch = len(history)
-    with whole_file(folder / CHECKPOINT) as temporary:
-        write_keras(temporary, model, run, epoch)
-        write_history(folder / HISTORY, history)
-    remove_results(folder)
-    write_model(folder / MODEL, model, run, epoch)
-
-
-def check_network(folder):
-    """Raise InputError when the folder holds no network to be measured or drawn."""
-    if (folder / MODEL).exists():
-        return
-    if holds_a_run(folder):
-        command = f"python train.py --resume --output-dir {folder}"
-        raise InputError(f"no epoch of the run in {folder} has ended yet: go on with {command}")
-    recorded = "python evaluate.py --output-dir outputs/reference"
-    raise InputError(f"no trained network in {folder}: run python train.py first, or see the recorded one: {recorded}")
-
-
-def load_network(folder):
-    """Return the network of a run, and (run, epoch), of which run and after which epoch it is, None if unknown."""
-    from model import load_model
-
-    run, epoch = read_stamp(folder / MODEL)
-    if epoch is None and (folder / HISTORY).exists():  # the first version: written at the end of a run, without a stamp
-        epochs = len(read_history(folder / HISTORY))
-        epoch = epochs if epochs == read_settings(folder).get("epochs") else None
-    return load_model(folder / MODEL), (run, epoch)

@@ -11,7 +11,6 @@ Writes throughput.json and throughput.png to the output directory.
 
 import argparse
 import importlib.util
-import itertools
 import json
 import math
 import os
@@ -27,9 +26,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cli import ArgumentParser, start, whole_number
-from data import CLASS_NUM, InputError, batches, load_mnist, preprocess
-from run_folder import processor, whole_file, write_json
+import cli  # first, for it loads Keras without TensorFlow's greeting
+
+import keras
+from matplotlib.figure import Figure
+
+from data import CLASS_NUM, InputError, batches, epoch_order, load_mnist, preprocess
+from files import atomic_write, write_json
+from model import prepare_model
+from run_folder import processor
 from train import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MOMENTUM, new_model, train
 
 WARM_UP = 10 * BATCH_SIZE  # images; the first steps trace, compile and allocate
@@ -50,8 +55,6 @@ RATIOS = ("a/c", "a/d", "b/a", "b/e")
 
 def multiply_adds(model):
     """Count the multiplications, each with an addition, that a Keras model needs for one image, forward."""
-    import keras
-
     count = 0
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D):
@@ -72,7 +75,8 @@ def keras_project(precision):
     model = new_model(precision=precision)
 
     def train_on(count):
-        train(model, (images[:count], labels[:count]), (test_images[:BATCH_SIZE], test_labels[:BATCH_SIZE]), epochs=1)
+        test_set = test_images[:BATCH_SIZE], test_labels[:BATCH_SIZE]
+        list(train(model, (images[:count], labels[:count]), test_set, epochs=1))
 
     return train_on, model.get_weights
 
@@ -82,8 +86,6 @@ def keras_plain():
 
     More images than there are make more epochs.
     """
-    import keras
-
     (images, labels), _ = load_mnist()
     x, y = preprocess(images), keras.utils.to_categorical(labels, CLASS_NUM)
     model = new_model()
@@ -98,7 +100,7 @@ def keras_plain():
 def pytorch(autocast):
     """(d), (e): the same network, losses, optimizer and batches in PyTorch, eager, channels last.
 
-    The sizes stand here again, for model.py would load TensorFlow into this process.
+    The sizes stand here again: nothing of this process is Keras but the batches.
     """
     import torch
     from torch import nn
@@ -120,8 +122,8 @@ def pytorch(autocast):
     (images, labels), _ = load_mnist()
 
     def train_on(count):
-        made = batches(images[:count], labels[:count], BATCH_SIZE, seed=0)
-        for batch, targets in itertools.islice(made, count // BATCH_SIZE):
+        count -= count % BATCH_SIZE
+        for batch, targets in batches(images[:count], labels[:count], BATCH_SIZE, epoch_order(count, 0, 0)):
             x = torch.from_numpy(batch).permute(0, 3, 1, 2)
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 encoding = encoder(x)
@@ -186,7 +188,7 @@ PREPARE = {
 CONVOLUTIONS = {"tensorflow": convolutions_tensorflow, "pytorch": convolutions_pytorch}
 
 
-def measure(contestant, images):
+def time_contestant(contestant, images):
     """Train on so many images, warmed up; returns images a second and this process' peak memory in MB."""
     import resource  # not on Windows
 
@@ -199,10 +201,13 @@ def measure(contestant, images):
     return {"images": images, "images_per_second": images / seconds, "peak_memory_mb": peak / 1e6}
 
 
-def in_a_process(*arguments):
-    """Run this script anew with an option of its own, and return what it measured."""
+def in_a_process(backend, *arguments):
+    """Run this script anew with an option of its own, and return what it measured.
+
+    backend: Keras' own, so that PyTorch's contestants have no TensorFlow beside them.
+    """
     command = [sys.executable, __file__, *map(str, arguments)]
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+    environment = {**os.environ, "KERAS_BACKEND": backend}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -215,20 +220,20 @@ def middle(values):
     return {"median": statistics.median(values), "least": min(values), "greatest": max(values)}
 
 
-def summarise(rounds, flop):
+def summarise_rounds(rounds, flop):
     """Make of the rounds medians and ranges, ratios within a round, and each contestant's share of the machine's best.
 
-    rounds: a dict a round, by contestant what measure() returns, and by library under "convolutions"
+    rounds: a dict a round, by contestant what time_contestant() returns, and by library under "convolutions"
     the GFLOP/s by dtype. flop: of one image in training.
     """
     best = {
-        dtype: max(rates[dtype] for one in rounds for rates in one["convolutions"].values())
+        dtype: max(rates[dtype] for measured in rounds for rates in measured["convolutions"].values())
         for dtype in ("float32", "bfloat16")
     }
     contestants = {}
     for letter, (name, dtype) in CONTESTANTS.items():
-        rates = middle([one[letter]["images_per_second"] for one in rounds])
-        memory = middle([one[letter]["peak_memory_mb"] for one in rounds])
+        rates = middle([measured[letter]["images_per_second"] for measured in rounds])
+        memory = middle([measured[letter]["peak_memory_mb"] for measured in rounds])
         share = rates["median"] * flop / 1e9 / best[dtype]
         contestants[letter] = {
             "name": name,
@@ -237,46 +242,46 @@ def summarise(rounds, flop):
             "peak_memory_mb": memory,
         }
     ratios = {}
-    for pair in RATIOS:
-        above, below = pair.split("/")
-        ratios[pair] = middle([one[above]["images_per_second"] / one[below]["images_per_second"] for one in rounds])
+    for ratio in RATIOS:
+        above, below = ratio.split("/")
+        ratios[ratio] = middle(
+            [measured[above]["images_per_second"] / measured[below]["images_per_second"] for measured in rounds]
+        )
     return {"best_gflops": best, "contestants": contestants, "ratios": ratios}
 
 
-def table(summary):
+def report(summary):
     """Return the summary as lines of text."""
     lines = [f"{'':34}{'images/s, median (range)':28}{'of the best':14}peak memory"]
-    for letter, one in summary["contestants"].items():
-        rate = "{median:.0f} ({least:.0f} to {greatest:.0f})".format(**one["images_per_second"])
-        memory = f"{one['peak_memory_mb']['median']:.0f} MB"
-        lines.append(f"({letter}) {one['name']:30}{rate:28}{one['share_of_best']:<14.0%}{memory}")
-    for pair, ratio in summary["ratios"].items():
-        lines.append("{}  {median:.2f} ({least:.2f} to {greatest:.2f})".format(pair, **ratio))
+    for letter, speed in summary["contestants"].items():
+        rate = "{median:.0f} ({least:.0f} to {greatest:.0f})".format(**speed["images_per_second"])
+        memory = f"{speed['peak_memory_mb']['median']:.0f} MB"
+        lines.append(f"({letter}) {speed['name']:30}{rate:28}{speed['share_of_best']:<14.0%}{memory}")
+    for name, ratio in summary["ratios"].items():
+        lines.append("{}  {median:.2f} ({least:.2f} to {greatest:.2f})".format(name, **ratio))
     best = "{float32:.0f} GFLOP/s float32, {bfloat16:.0f} GFLOP/s bfloat16".format(**summary["best_gflops"])
     return [*lines, f"The machine's best, a 3x3 convolution, forward: {best}"]
 
 
 def draw(summary, path):
     """Draw the contestants' rates as bars, a PNG; the summary with the machine in it."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots()
-    for place, (letter, one) in enumerate(summary["contestants"].items()):
-        dtype, rate = CONTESTANTS[letter][1], one["images_per_second"]
+    for place, (letter, speed) in enumerate(summary["contestants"].items()):
+        dtype, rate = CONTESTANTS[letter][1], speed["images_per_second"]
         error = [[rate["median"] - rate["least"]], [rate["greatest"] - rate["median"]]]
         color = {"float32": "tab:blue", "bfloat16": "tab:orange"}[dtype]
         axes.barh(place, rate["median"], xerr=error, color=color, capsize=4)
-        text = f"  {rate['median']:.0f}, {one['share_of_best']:.0%} of the machine's best in {dtype}"
+        text = f"  {rate['median']:.0f}, {speed['share_of_best']:.0%} of the machine's best in {dtype}"
         axes.text(rate["greatest"], place, text, va="center")
-    axes.set_xlim(0, 1.75 * max(one["images_per_second"]["greatest"] for one in summary["contestants"].values()))
-    where = "{cores} cores of {processor}".format(**summary["machine"])
-    axes.set_title(f"How fast it trains: more images a second is better\n{where}, batches of {BATCH_SIZE}")
+    axes.set_xlim(0, 1.75 * max(speed["images_per_second"]["greatest"] for speed in summary["contestants"].values()))
+    cores = "{cores} cores of {processor}".format(**summary["machine"])
+    axes.set_title(f"How fast it trains: more images a second is better\n{cores}, batches of {BATCH_SIZE}")
     axes.set(xlabel="images a second while training: median, least and greatest round")
     axes.set_yticks(range(len(CONTESTANTS)), [f"{name} ({letter})" for letter, (name, _) in CONTESTANTS.items()])
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})
 
 
@@ -290,27 +295,25 @@ def machine():
     }
 
 
-def parse_args():
-    parser = ArgumentParser(__doc__)
+def parse_args(argv=None):
+    parser = cli.ArgumentParser(__doc__)
     add = parser.add_argument
     add("--quick", action="store_true", help="one round with short epochs, under 3 minutes")
-    add("--rounds", type=whole_number(1), help=f"default: {ROUNDS}, with --quick {QUICK_ROUNDS}")
+    add("--rounds", type=cli.number(int, 1), help=f"default: {ROUNDS}, with --quick {QUICK_ROUNDS}")
     add("--contestant", choices=PREPARE, help=argparse.SUPPRESS)  # these three are for the processes it starts
-    add("--images", type=whole_number(1), help=argparse.SUPPRESS)
+    add("--images", type=cli.number(int, 1), help=argparse.SUPPRESS)
     add("--convolutions", choices=CONVOLUTIONS, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
     if args.contestant:
-        return print(json.dumps(measure(args.contestant, args.images)))
+        return print(json.dumps(time_contestant(args.contestant, args.images)))
     if args.convolutions:
         return print(json.dumps(CONVOLUTIONS[args.convolutions]()))
     if not importlib.util.find_spec("torch"):
         raise InputError("no PyTorch here: pip install -r benchmarks/requirements.txt")
-
-    from model import prepare_model
 
     flop = training_flop(prepare_model())
     rounds, images = (QUICK_ROUNDS, QUICK_IMAGES) if args.quick else (ROUNDS, IMAGES)
@@ -319,23 +322,27 @@ def main():
     args.output_dir.mkdir(parents=True, exist_ok=True)
     measured = []
     for number in range(1, rounds + 1):
-        one = {"convolutions": {}}
+        speeds = {"convolutions": {}}
         for library in CONVOLUTIONS:
-            one["convolutions"][library] = in_a_process("--convolutions", library)
-            best = ", ".join(f"{rate:.0f} GFLOP/s {dtype}" for dtype, rate in one["convolutions"][library].items())
+            speeds["convolutions"][library] = in_a_process(
+                "torch" if library == "pytorch" else library, "--convolutions", library
+            )
+            best = ", ".join(f"{rate:.0f} GFLOP/s {dtype}" for dtype, rate in speeds["convolutions"][library].items())
             print(f"round {number}/{rounds}: convolution in {library}: {best}", flush=True)
         for letter, (name, _) in CONTESTANTS.items():
             count = plain_images if letter == "c" else images
-            one[letter] = in_a_process("--contestant", letter, "--images", count)
-            rate = one[letter]["images_per_second"]
+            speeds[letter] = in_a_process(
+                "torch" if letter in "de" else "tensorflow", "--contestant", letter, "--images", count
+            )
+            rate = speeds[letter]["images_per_second"]
             print(f"round {number}/{rounds}: ({letter}) {name}: {rate:.0f} images/s over {count}", flush=True)
-        measured.append(one)
-        summary = summarise(measured, flop)  # after every round, so that a stopped run leaves the rounds it had
-        report = {"machine": machine(), "flop_per_image": flop, **summary, "rounds": measured}
-        write_json(args.output_dir / "throughput.json", report)
-        draw(report, args.output_dir / "throughput.png")
-    print("", *table(summary), f"Wrote throughput.json and throughput.png to {args.output_dir}.", sep="\n")
+        measured.append(speeds)
+        summary = summarise_rounds(measured, flop)  # after every round, so that a stopped run leaves the rounds it had
+        record = {"machine": machine(), "flop_per_image": flop, **summary, "rounds": measured}
+        write_json(args.output_dir / "throughput.json", record)
+        draw(record, args.output_dir / "throughput.png")
+    print("", *report(summary), f"Wrote throughput.json and throughput.png to {args.output_dir}.", sep="\n")
 
 
 if __name__ == "__main__":
-    start(main)
+    cli.start(main)

@@ -8,8 +8,6 @@ A run that finished is a row (part C: a row a measurement) in runs.csv and is ne
 study can be stopped at any time, and the same command goes on with it. Runs go through Dask: to a local
 cluster, or with --scheduler ADDRESS to one that exists, whose workers see this folder and the output
 directory under the same paths. Needs experiments/requirements.txt; docs/second_task.md has the answer.
-
-[A] is the article, https://qiita.com/maiwa/items/7ea64fa6da1b37ca2a98.
 """
 
 import argparse
@@ -32,9 +30,16 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli import ArgumentParser, next_command, start, whole_number
+import cli  # first, for it loads Keras without TensorFlow's greeting
+
+import keras
+
+import evaluate
+import model
+import run_folder
+import train
 from data import DATA, InputError, load_mnist
-from run_folder import locked, whole_file
+from files import atomic_write, locked
 from train import BATCH_SIZE, EPOCHS
 
 OUTPUT_DIR = Path("outputs/second_task")
@@ -42,15 +47,15 @@ QUICK_DIR = Path("outputs/second_task_quick")
 RUNS = "runs.csv"
 SETTINGS = ("part", "classification_weight", "autoencoder_weight", "filters", "seed", "images", "steps")
 MEASURED = ("errors", "test_images", "classification_loss", "autoencoder_loss", "seconds", "weights_sha256")
-WHERE = ("threads", "machine", "versions")
-COLUMNS = (*SETTINGS, *MEASURED, *WHERE)
+PROVENANCE = ("threads", "machine", "versions")
+COLUMNS = (*SETTINGS, *MEASURED, *PROVENANCE)
 NUMBERS = {name: int for name in ("filters", "seed", "images", "steps", "errors", "test_images", "threads")} | {
     name: float
     for name in ("classification_weight", "autoencoder_weight", "classification_loss", "autoencoder_loss", "seconds")
 }
 
 # The parts. 0.9 with 0, and not 1 with 0, is the classifier alone: under SGD a weight is also a learning rate.
-PAIR = ((0.9, 0.1), (0.9, 0))  # the article's weights, and the classifier alone
+BOTH_AND_ALONE = ((0.9, 0.1), (0.9, 0))  # the article's weights, and the classifier alone
 MANY_WEIGHTS = ((0.9, 0), (0.9, 0.1), (0.9, 1), (0.9, 10))
 FEW_IMAGES, FEW_STEPS, REPEATS = 1000, 1250, 40  # 40 times 1,000 images are 1,250 batches of 32
 SPEED_WEIGHTS = ((0.5, 0.5), (0.9, 0.1))
@@ -61,7 +66,7 @@ IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 FILTERS = 64  # [A]
 
 
-def describe(part, weights, seed, **more):
+def new_run(part, weights, seed, **more):
     """Return a run as a dict: its settings, and how it is to be done."""
     run = {"part": part, "classification_weight": weights[0], "autoencoder_weight": weights[1], "filters": FILTERS}
     return {**run, "seed": seed, **more}
@@ -79,15 +84,15 @@ def plan(quick=False):
         return {"images": count, "epochs": epochs, "steps": epochs * count // BATCH_SIZE}
 
     return [
-        *(describe("A", weights, seed, **whole(epochs)) for seed in range(seeds["A"]) for weights in PAIR),
-        *(describe("B", weights, seed, **few) for seed in range(seeds["B"]) for weights in MANY_WEIGHTS),
+        *(new_run("A", weights, seed, **whole(epochs)) for seed in range(seeds["A"]) for weights in BOTH_AND_ALONE),
+        *(new_run("B", weights, seed, **few) for seed in range(seeds["B"]) for weights in MANY_WEIGHTS),
         *(
-            describe("C", weights, seed, images=count, steps=at[-1], measured_at=at)
+            new_run("C", weights, seed, images=count, steps=at[-1], measured_at=at)
             for seed in range(seeds["C"])
             for weights in SPEED_WEIGHTS
         ),
-        describe("D", (0.1, 0.9), 0, **whole(short)),
-        describe("D", (0.9, 0.1), 0, **whole(short)) | {"filters": 8},
+        new_run("D", (0.1, 0.9), 0, **whole(short)),
+        new_run("D", (0.9, 0.1), 0, **whole(short)) | {"filters": 8},
     ]
 
 
@@ -111,41 +116,32 @@ def few_images(images, labels, count, steps, seed):
     return np.tile(images[chosen], (int(repeats), 1, 1)), np.tile(labels[chosen], int(repeats))
 
 
-def train_here(run, train_set, test_set):
+def train_in_memory(run, train_set, test_set):
     """Train a run in memory; returns [(steps, metrics, model), ...], one for each measurement."""
-    from evaluate import evaluate
-    from model import keras
-    from train import new_model, train
-
-    model = new_model(run["seed"], (run["classification_weight"], run["autoencoder_weight"]))
+    network = train.new_model(run["seed"], (run["classification_weight"], run["autoencoder_weight"]))
     measured_at = run.get("measured_at", (run["steps"],))
-    found = []
+    measurements = []
 
-    def measure(steps):
+    def measure_after(steps):
         if steps in measured_at:
-            found.append((steps, evaluate(model, *test_set), model))
+            measurements.append((steps, evaluate.evaluate(network, *test_set), network))
 
-    measure(0)
-    callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: measure(step + 1))
+    measure_after(0)
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: measure_after(step + 1))
     curve_set = tuple(part[:BATCH_SIZE] for part in test_set)  # train() measures on it once; nothing here uses that
-    train(model, train_set, curve_set, epochs=1, seed=run["seed"], callbacks=[callback])
-    return found
+    list(train.train(network, train_set, curve_set, epochs=1, seed=run["seed"], callbacks=[callback]))
+    return measurements
 
 
 def train_in_folder(run, data, folder):
-    """Train a run as train.py does, in a folder that it can go on in; returns the same as train_here()."""
-    import evaluate
-    import model
-    import run_folder
-    import train
-
+    """Train a run as train.py does, in a folder that it can go on in; returns the same as train_in_memory()."""
     options = ["--output-dir", str(folder), "--data", str(data)]
-    again = ["--resume"] if (folder / run_folder.SETTINGS).exists() else []
     weights = ["--loss-weights", str(run["classification_weight"]), str(run["autoencoder_weight"])]
-    how = [*weights, "--seed", str(run["seed"]), "--epochs", str(run["epochs"]), *again]
+    settings = [*weights, "--seed", str(run["seed"]), "--epochs", str(run["epochs"])]
+    resume = ["--resume"] if (folder / run_folder.SETTINGS).exists() else []
     model.FILTERS = run["filters"]
     with contextlib.redirect_stdout(io.StringIO()):
-        train.main([*options, *how])
+        train.main([*options, *settings, *resume])
         evaluate.main(options)
     network, _ = run_folder.load_network(folder)
     metrics = json.loads((folder / run_folder.METRICS).read_text(encoding="utf-8"))  # evaluate.main() measured it
@@ -179,29 +175,28 @@ def end_with_the_worker():
 
 def run_here(run, data, folder, threads):
     """Do a run in this process; returns its rows for runs.csv. Files go to `folder`, of runs that have some."""
-    from run_folder import describe_start, processor, read_history
-
     (images, labels), test_set = load_mnist(data)
     started = time.perf_counter()
     if "epochs" in run:
-        found = train_in_folder(run, data, folder)
-        seconds = sum(row["seconds"] for row in read_history(folder / "history.csv"))
+        measurements = train_in_folder(run, data, folder)
+        seconds = sum(row["seconds"] for row in run_folder.read_history(folder))
     else:
         train_set = images[: run["images"]], labels[: run["images"]]
         if run["part"] == "B":
             train_set = few_images(images, labels, run["images"], run["steps"], run["seed"])
-        found = train_here(run, train_set, test_set)
+        measurements = train_in_memory(run, train_set, test_set)
         seconds = time.perf_counter() - started
 
-    versions = {name: value for name, value in describe_start().items() if name != "devices"}
-    where = {"threads": threads, "machine": processor(), "versions": ", ".join(map(" ".join, versions.items()))}
+    versions = {name: value for name, value in run_folder.environment().items() if name != "device"}
+    versions = ", ".join(map(" ".join, versions.items()))
+    provenance = {"threads": threads, "machine": run_folder.processor(), "versions": versions}
     rows = []
-    for steps, metrics, _ in found:
+    for steps, metrics, _ in measurements:
         row = {name: run[name] for name in SETTINGS} | {"steps": steps, "seconds": round(seconds, 1)}
         row |= {name: metrics[name] for name in ("errors", "classification_loss", "autoencoder_loss")}
         row |= {"test_images": metrics["images"], "weights_sha256": ""}
-        rows.append({**row, **where})
-    weights = b"".join(array.tobytes() for array in found[-1][2].get_weights())
+        rows.append({**row, **provenance})
+    weights = b"".join(array.tobytes() for array in measurements[-1][2].get_weights())
     rows[-1]["weights_sha256"] = hashlib.sha256(weights).hexdigest()  # of the end, which is the last measurement
     return rows
 
@@ -226,7 +221,7 @@ def read_runs(path):
 
 def write_runs(path, rows):
     """Write runs.csv, whole, in the order of the parts."""
-    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(sorted(rows, key=key_of))
@@ -312,19 +307,19 @@ def quick_data(output_dir):
     """Write a small cut of MNIST for --quick, and return its path."""
     (x_train, y_train), (x_test, y_test) = load_mnist()
     path = output_dir / "quick.npz"
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         np.savez(temporary, x_train=x_train[:640], y_train=y_train[:640], x_test=x_test[:200], y_test=y_test[:200])
     return path
 
 
 def parse_args(argv=None):
-    parser = ArgumentParser(__doc__)
+    parser = cli.ArgumentParser(__doc__)
     add = parser.add_argument
     parser.set_defaults(output_dir=None)
     add("--part", choices="ABCD", action="append", help="do this part only; can be given again")
     add("--quick", action="store_true", help=f"every part in miniature, under 3 minutes, in {QUICK_DIR}")
-    add("--workers", type=whole_number(1), default=1, help="runs at a time on this machine (default: 1)")
-    add("--threads", type=whole_number(1), help="of the backend in a run (default: the cores by the workers)")
+    add("--workers", type=cli.number(int, 1), default=1, help="runs at a time on this machine (default: 1)")
+    add("--threads", type=cli.number(int, 1), help="of the backend in a run (default: the cores by the workers)")
     add("--run", type=json.loads, help=argparse.SUPPRESS)  # for the processes that the workers start
     add("--scheduler", metavar="ADDRESS", help="of a Dask cluster that exists, such as tcp://127.0.0.1:8786")
     args = parser.parse_args(argv)
@@ -357,7 +352,7 @@ def main(argv=None):
                     failed = study(client, runs, rows, data, args.output_dir, args.threads)
             except KeyboardInterrupt:
                 done = sum(is_done(run, rows) for run in planned)
-                command = next_command("experiments/second_task.py", args.output_dir)
+                command = cli.next_command("experiments/second_task.py", args.output_dir)
                 print(f"{done} of {len(planned)} runs are in {RUNS}; go on with: {command} and the same options")
                 raise
     from experiments.answer import answer
@@ -369,4 +364,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    start(main)
+    cli.start(main)

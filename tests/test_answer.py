@@ -16,7 +16,7 @@ from experiments.answer import (
     draw_weights,
     interval,
     shares_of_untrained,
-    summarise,
+    summarise_study,
     table_of_epochs,
     table_of_weights,
     with_interval,
@@ -94,11 +94,11 @@ def test_parts_without_a_whole_comparison_are_left_out():
     """A part is in the summary only with both of its arms, or with the classifier alone and another, and two seeds."""
     few = [row("B", weight, seed, 500) for weight in (1, 10) for seed in (0, 1)]
     equal = [row("C", 0.5, seed, 100, steps, classification_weight=0.5) for seed in (0, 1) for steps in (0, 50)]
-    assert set(summarise(few + equal, {}, shares_of_untrained(equal))) == {"level", "power", "D"}
+    assert set(summarise_study(few + equal, {}, shares_of_untrained(equal))) == {"level", "power", "test_images", "D"}
     few += [row("B", 0, seed, 500) for seed in (0, 1)]
     equal += [row("C", 0.1, seed, 100, steps) for seed in (0, 1) for steps in (0, 50)]
-    found = summarise(few + equal, {}, shares_of_untrained(equal))
-    assert set(found) == {"level", "power", "B", "C", "C_end", "D"}
+    found = summarise_study(few + equal, {}, shares_of_untrained(equal))
+    assert set(found) == {"level", "power", "test_images", "B", "C", "C_end", "D"}
 
 
 def test_ends_are_compared_pair_by_pair():

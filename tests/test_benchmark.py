@@ -6,7 +6,15 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks.throughput import CONTESTANTS, PREPARE, measure, multiply_adds, summarise, table, training_flop
+from benchmarks.throughput import (
+    CONTESTANTS,
+    PREPARE,
+    multiply_adds,
+    report,
+    summarise_rounds,
+    time_contestant,
+    training_flop,
+)
 from experiments import step_time
 from model import prepare_model
 from train import new_model
@@ -25,7 +33,7 @@ def test_the_network_takes_half_a_gigaflop_an_image():
     assert training_flop(prepare_model()) == pytest.approx(0.545e9, rel=1e-3)
 
 
-@pytest.mark.parametrize("contestant", CONTESTANTS)
+@pytest.mark.parametrize("contestant", ["a", "c", *(pytest.param(letter, marks=pytest.mark.slow) for letter in "bde")])
 def test_contestants_train(contestant):
     """Each changes every one of its weights, by little, in two steps of the same size."""
     if contestant in "de":
@@ -41,9 +49,10 @@ def test_contestants_train(contestant):
         assert np.abs(one - other).max() < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not tell the peak memory this way")
 def test_contestants_are_measured():
-    measured = measure("c", 64)
+    measured = time_contestant("c", 64)
     assert measured["images"] == 64
     assert 64 / measured["images_per_second"] < 60  # seconds
     assert measured["peak_memory_mb"] > 60_000 * 28 * 28 / 1e6  # the images themselves
@@ -57,7 +66,7 @@ def test_ratios_are_taken_within_a_round():
         | {"convolutions": {"one": {"float32": 400 / slow, "bfloat16": 500}, "other": {"float32": 1, "bfloat16": 800}}}
         for slow in (1, 2)
     ]
-    summary = summarise(rounds, flop=1e9)
+    summary = summarise_rounds(rounds, flop=1e9)
     assert summary["best_gflops"] == {"float32": 400, "bfloat16": 800}
     assert summary["ratios"]["a/c"] == {"median": 1.25, "least": 1.25, "greatest": 1.25}
     assert summary["ratios"]["b/a"]["median"] == 2
@@ -65,7 +74,7 @@ def test_ratios_are_taken_within_a_round():
     assert one["images_per_second"] == {"median": 75, "least": 50, "greatest": 100}
     assert one["share_of_best"] == pytest.approx(75 / 400)
     assert summary["contestants"]["b"]["share_of_best"] == pytest.approx(150 / 800)
-    text = "\n".join(table(summary))
+    text = "\n".join(report(summary))
     assert all(name in text for name, _ in CONTESTANTS.values())
     assert "a/d  2.00 (2.00 to 2.00)" in text
 
@@ -79,8 +88,9 @@ def test_the_classifier_alone_is_the_network_without_its_decoder(mnist):
     assert alone.count_params() == whole.count_params() - sum(decoder)
 
 
+@pytest.mark.slow
 def test_steps_are_timed_with_and_without_the_decoder():
-    found = step_time.measure(rounds=1, steps=3)
+    found = step_time.time_steps(rounds=1, steps=3)
     times = found["milliseconds_a_step"]
     assert {name: len(one) for name, one in times.items()} == {"with_decoder": 1, "without_decoder": 1}
     assert all(0 < one[0] < 60_000 for one in times.values())

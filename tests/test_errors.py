@@ -3,7 +3,6 @@
 import json
 import runpy
 import shutil
-import signal
 import sys
 import zipfile
 
@@ -13,7 +12,7 @@ import pytest
 from conftest import ROOT, call, files, run_script
 
 from data import DATA, InputError, load_mnist
-from run_folder import read_stamp
+from run_folder import MODEL, load_network, read_history, read_settings, save_epoch
 
 EPOCHS, LIMIT = 2, 64
 
@@ -33,11 +32,23 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:-2000])
 
 
-def comment(path, epoch):
-    """Make a checkpoint say that it is of another epoch."""
-    run, _ = read_stamp(path)
-    with zipfile.ZipFile(path, "a") as file:
-        file.comment = json.dumps({"run": run, "epoch": epoch}).encode()
+def comment(folder, text):
+    """Make a run's network say something else of its epoch and run."""
+    with zipfile.ZipFile(folder / MODEL, "a") as file:
+        file.comment = text
+
+
+def stamp(folder, **changes):
+    """Change what a run's network says of its epoch and run."""
+    comment(folder, json.dumps(load_network(folder)[1] | changes).encode())
+
+
+def save_again(folder, **compiled):
+    """Save a run's network without the optimizer, as the recorded one is, or compiled with another."""
+    model = keras.saving.load_model(folder / MODEL, compile=False)
+    if compiled:
+        model.compile(**compiled)
+    save_epoch(folder, model, read_settings(folder), read_history(folder))
 
 
 def change(path, **arrays):
@@ -54,6 +65,13 @@ def network(image_shape=(28, 28, 1), code=False):
     classification = keras.layers.Dense(10, name="classification")(keras.layers.Flatten()(x))
     autoencoder = keras.layers.Conv2D(1, 3, padding="same", name="autoencoder")(x)
     return keras.Model(image, [classification, autoencoder])
+
+
+def another_network(folder):
+    """Put a network of other layers in place of a run's own, with its stamp."""
+    _, stamped = load_network(folder)
+    network().save(folder / MODEL)
+    comment(folder, json.dumps(stamped).encode())
 
 
 def edit_settings(folder, **settings):
@@ -103,14 +121,14 @@ DATA_FILES = [
     ("data is a folder", NEW, lambda f, d: (d.unlink(), d.mkdir()), 1, "not an .npz"),
     ("data lacks an array", NEW, lambda f, d: change(d, y_test=None), 1, "y_test"),
     ("images of 32x32", NEW, lambda f, d: change(d, x_train=np.zeros((320, 32, 32), np.uint8)), 1, "x_train"),
-    ("images with a channel", NEW, lambda f, d: change(d, x_test=np.zeros((200, 28, 28, 1), np.uint8)), 1, "x_test"),
+    ("images with a channel", NEW, lambda f, d: change(d, x_test=np.zeros((80, 28, 28, 1), np.uint8)), 1, "x_test"),
     ("images as floats", NEW, lambda f, d: change(d, x_train=np.zeros((320, 28, 28), np.float32)), 1, "uint8"),
     ("images as integers", NEW, lambda f, d: change(d, x_train=np.zeros((320, 28, 28), np.int64)), 1, "uint8"),
     ("no images at all", NEW, lambda f, d: change(d, x_test=np.zeros((0, 28, 28), np.uint8)), 1, "at least 1"),
     ("fewer labels than images", NEW, lambda f, d: change(d, y_train=np.zeros(319, np.uint8)), 1, "y_train"),
     ("label 10", NEW, lambda f, d: change(d, y_train=np.full(320, 10)), 1, "0 to 9"),
-    ("label -1", NEW, lambda f, d: change(d, y_test=np.full(200, -1)), 1, "0 to 9"),
-    ("labels as floats", NEW, lambda f, d: change(d, y_test=np.zeros(200)), 1, "whole numbers"),
+    ("label -1", NEW, lambda f, d: change(d, y_test=np.full(80, -1)), 1, "0 to 9"),
+    ("labels as floats", NEW, lambda f, d: change(d, y_test=np.zeros(80)), 1, "whole numbers"),
     ("data with a pickle", NEW, lambda f, d: change(d, y_train=np.array([{}] * 320)), 1, "not an .npz"),
     ("data missing for evaluate", "evaluate.py --output-dir F --data D", lambda f, d: d.unlink(), 1, "no data file"),
     (
@@ -124,56 +142,57 @@ DATA_FILES = [
 AGAIN = "train.py --output-dir F --data D"
 RESUME = f"{AGAIN} --resume --epochs 3"
 RUNS = [
-    ("a finished run is there", AGAIN, None, 1, "finished run of 2 epochs: train it further with --resume --epochs 4"),
-    ("an unfinished run is there", AGAIN, lambda f, d: stopped(f), 1, "after epoch 1: go on with --resume"),
+    ("a finished run is there", AGAIN, None, 1, "holds a run: go on with --resume, and more --epochs"),
+    ("an unfinished run is there", AGAIN, lambda f, d: stopped(f), 1, "holds a run: go on with --resume"),
     ("folder below a file", "train.py --output-dir F/settings.json/new --data D", None, 1, "settings.json"),
     ("folder is a file", "train.py --output-dir F/settings.json --data D", None, 1, "settings.json"),
-    ("nothing to resume", f"{NEW} --resume", None, 1, "there is no run in"),
+    ("nothing to resume", f"{NEW} --resume", None, 1, "no run in"),
     ("another seed", f"{RESUME} --seed 1", None, 1, "seed"),
     ("another batch size", f"{RESUME} --batch-size 16", None, 1, "batch_size"),
     ("another limit", f"{RESUME} --limit 65", None, 1, "limit"),
     ("other loss weights", f"{RESUME} --loss-weights 0.5 0.5", None, 1, "loss_weights"),
     ("another precision", f"{RESUME} --precision mixed_bfloat16", None, 1, "precision is float32 in this run"),
     ("another backend", RESUME, lambda f, d: edit_settings(f, backend="theano"), 1, "backend"),
-    ("another learning rate", RESUME, lambda f, d: edit_settings(f, learning_rate=1), 1, "learning_rate"),
+    ("another optimizer", RESUME, lambda f, d: edit_settings(f, optimizer="Adam"), 1, "optimizer is Adam in this run"),
     ("another data file", RESUME, lambda f, d: change(d, y_train=np.zeros(320, np.uint8)), 1, "not on"),
     ("the project's MNIST", "train.py --output-dir F --resume --data MNIST", None, 1, "small.npz, not on mnist.npz"),
-    ("another network", RESUME, lambda f, d: edit_settings(f, network={"sha256": "0"}), 1, "model.py changed"),
-    ("another run's checkpoint", RESUME, lambda f, d: edit_settings(f, run="0"), 1, "are of two runs"),
     ("its data are gone", "train.py --output-dir F --resume", lambda f, d: lose_data(f, None), 1, "with --data"),
     ("its data changed", "train.py --output-dir F --resume", lose_data, 1, "has changed since"),
-    ("settings missing", AGAIN, lambda f, d: (f / "settings.json").unlink(), 1, "lost its settings.json: replace it"),
-    ("settings missing too", RESUME, lambda f, d: (f / "settings.json").unlink(), 1, "lost its settings.json: repl"),
+    ("settings missing", AGAIN, lambda f, d: (f / "settings.json").unlink(), 1, "holds a run: go on with --resume"),
+    ("settings missing too", RESUME, lambda f, d: (f / "settings.json").unlink(), 1, "it has no settings.json"),
     ("fewer epochs", f"{AGAIN} --resume --epochs 1", None, 1, "--epochs 1"),
     ("settings cut", RESUME, lambda f, d: (f / "settings.json").write_text('{"epochs": 2'), 1, "settings.json"),
     ("settings empty", RESUME, lambda f, d: (f / "settings.json").write_text("{}"), 1, "settings.json"),
     ("history missing", RESUME, lambda f, d: (f / "history.csv").unlink(), 1, "history.csv"),
     ("history cut", RESUME, lambda f, d: truncate(f / "history.csv"), 1, "--overwrite"),
-    ("history cut, no flag", AGAIN, lambda f, d: truncate(f / "history.csv"), 1, "--overwrite"),
-    ("checkpoint missing", RESUME, lambda f, d: (f / "checkpoint.keras").unlink(), 1, "checkpoint.keras is missing"),
-    ("only history left", RESUME, lambda f, d: [p.unlink() for p in f.glob("*.keras")], 1, "checkpoint.keras is miss"),
-    ("checkpoint truncated", RESUME, lambda f, d: truncate(f / "checkpoint.keras"), 1, "checkpoint.keras"),
-    ("checkpoint of other steps", RESUME, lambda f, d: comment(f / "checkpoint.keras", 1), 1, "number of steps"),
-    ("checkpoint of no epoch", RESUME, lambda f, d: comment(f / "checkpoint.keras", None), 1, "of which epoch"),
-    ("checkpoint is text", RESUME, lambda f, d: (f / "checkpoint.keras").write_text("PK"), 1, "not a readable"),
-    ("checkpoint is empty", RESUME, lambda f, d: (f / "checkpoint.keras").write_text(""), 1, "not a readable"),
-    ("checkpoint with code", RESUME, lambda f, d: network(code=True).save(f / "checkpoint.keras"), 1, "not a readable"),
-    ("checkpoint of another", RESUME, lambda f, d: network().save(f / "checkpoint.keras"), 1, "not a readable"),
+    ("network missing", RESUME, lambda f, d: (f / MODEL).unlink(), 1, "model.keras is missing; --overwrite starts"),
+    ("network truncated", RESUME, lambda f, d: truncate(f / MODEL), 1, "not a readable Keras model"),
+    ("network of another seed", RESUME, lambda f, d: stamp(f, seed=1), 1, "model.keras is of another run"),
+    ("network of other images", RESUME, lambda f, d: stamp(f, limit=None), 1, "model.keras is of another run"),
+    ("network of no epoch", RESUME, lambda f, d: stamp(f, epoch=None), 1, "of which run and epoch"),
+    ("network of epoch 0", RESUME, lambda f, d: stamp(f, epoch=0), 1, "of which run and epoch"),
+    ("network without a stamp", RESUME, lambda f, d: comment(f, b""), 1, "of which run and epoch"),
+    ("network with a strange stamp", RESUME, lambda f, d: comment(f, b"[1]"), 1, "of which run and epoch"),
+    ("network is text", RESUME, lambda f, d: (f / MODEL).write_text("PK"), 1, "not a readable Keras model"),
+    ("network is empty", RESUME, lambda f, d: (f / MODEL).write_text(""), 1, "not a readable Keras model"),
+    ("network with code", RESUME, lambda f, d: network(code=True).save(f / MODEL), 1, "not a readable Keras model"),
+    ("network of others", RESUME, lambda f, d: another_network(f), 1, "has another network; has model.py"),
+    ("no optimizer", RESUME, lambda f, d: save_again(f), 1, "holds no optimizer, it can only be"),
     (
-        "no optimizer in it",
+        "another's optimizer",
         RESUME,
-        lambda f, d: shutil.copy(f / "model.keras", f / "checkpoint.keras"),
+        lambda f, d: save_again(f, optimizer="sgd", loss="mse"),
         1,
-        "not a readable checkpoint of this network",
+        "holds no optimizer, it can only be",
     ),
 ]
-RECORDED = "python evaluate.py --output-dir outputs/reference"
+RECORDED = "--output-dir outputs/reference has the recorded one"
 MODELS = (
     [
         (f"{script} {name}", f"{script} --output-dir {folder} --data D", change, 1, word)
         for script in ("evaluate.py", "visualize.py")
         for name, folder, change, word in [
-            ("before any training", "F/new", None, "train.py first, or see the recorded one: " + RECORDED),
+            ("before any training", "F/new", None, "python train.py begins one, " + RECORDED),
             ("before an epoch ended", "F", lambda f, d: (f / "model.keras").unlink(), "train.py --resume"),
             ("network truncated", "F", lambda f, d: truncate(f / "model.keras"), "not a readable Keras model"),
             ("network is text", "F", lambda f, d: (f / "model.keras").write_text("PK"), "not a readable Keras model"),
@@ -195,10 +214,10 @@ MODELS = (
             (
                 "where its data are gone",
                 lambda f, d: lose_data(f, None),
-                "which is not there: give its place with --data",
+                "name the data to use with --data",
             ),
             ("where its data changed", lose_data, "has changed since"),
-            ("without settings", lambda f, d: (f / "settings.json").unlink(), "lost its settings.json"),
+            ("without settings", lambda f, d: (f / "settings.json").unlink(), "it has no settings.json"),
         ]
     ]
     + [
@@ -222,14 +241,9 @@ def run_here(capfd, monkeypatch, command):
     """Run a script as if it were started anew, but in this process, where Keras is loaded already."""
     script, *arguments = command
     monkeypatch.setattr(sys, "argv", [script, *arguments])
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     capfd.readouterr()
-    try:
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
     return stop.value.code, capfd.readouterr().err
 
 
@@ -256,11 +270,10 @@ def test_bad_input(command, prepare, status, word, finished, small_data, tmp_pat
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "visualize.py"])
-def test_bad_input_in_a_process_of_its_own(script, tmp_path):
+def test_bad_input_in_a_process_of_its_own(tmp_path):
     """The same from outside, where nothing is loaded yet: what a user sees."""
-    for arguments, status in ((["--nonsense"], 2), (["--data", tmp_path / "none.npz"], 1)):
-        done = run_script(script, "--output-dir", tmp_path / "new", *arguments)
+    for script, argument, status in (("train.py", "--nonsense", 2), ("evaluate.py", "--data=none.npz", 1)):
+        done = run_script(script, "--output-dir", tmp_path / "new", argument)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1)
         assert "Traceback" not in done.stderr
     assert not files(tmp_path)

@@ -96,6 +96,7 @@ def test_damaged_records_end_the_program_in_one_line(tmp_path):
     assert (tmp_path / "runs.csv").read_text() == "part\n"
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_does_not_answer(tmp_path):
     done = run_script(SCRIPT, "--quick", "--scheduler", "tcp://127.0.0.1:1", "--output-dir", tmp_path)
     assert done.returncode == 1
@@ -125,6 +126,7 @@ def wait_for(condition, seconds=30):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_stopped_and_gone_on_with(tmp_path):
     """Ctrl-C, to all processes of the terminal, in the second of two runs: the first is kept, and not run again."""
     study = start_study(tmp_path, "--part", "D")
@@ -194,7 +196,7 @@ def test_recorded_long_runs_have_their_history_and_metrics():
     for one in rows:
         folder = STUDY / "A" / name_of(one)
         measured = metrics(folder)
-        last = read_history(folder / "history.csv", 20)[-1]
+        last = read_history(folder, 20)[-1]
         assert (one["errors"], one["test_images"]) == (measured["errors"], measured["images"])
         for loss in ("classification_loss", "autoencoder_loss"):
             assert one[loss] == measured[loss] == pytest.approx(last[f"val_{loss}"], abs=2e-5)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from matplotlib.colors import same_color
+from matplotlib.figure import Figure
 
-from run_folder import COLUMNS
-from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, draw_training, percent, to_greys
+from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, draw_training, show, to_greys
 
 NAMES = ("classification_loss", "autoencoder_loss", "classification_accuracy")
 
@@ -21,9 +21,10 @@ def test_ink_does_not_overflow():
 
 def test_training_shows_what_its_legend_says():
     """Every number of this history is another, so a curve can only be the one that its label names."""
-    history = [{name: (k + 1) / (10 * row + 30) for k, name in enumerate(COLUMNS)} for row in (1, 2, 3)]
-    for epoch, row in enumerate(history, 1):
-        row["epoch"] = epoch
+    names = [*NAMES, *(f"val_{name}" for name in NAMES)]
+    history = [
+        {"epoch": epoch, **{name: (k + 1) / (10 * epoch + 30) for k, name in enumerate(names)}} for epoch in (1, 2, 3)
+    ]
     figure = draw_training(history, (0.7, 0.3), 0.9933)
     assert "0.7" in figure.axes[0].get_title()
     assert "0.3" in figure.axes[1].get_title()
@@ -38,13 +39,13 @@ def test_training_shows_what_its_legend_says():
         assert in_legend == list(lines)
         assert axes.get_yscale() == "log"
     assert list(lines["the article: 99.33 % right"].get_ydata()) == pytest.approx([0.67, 0.67])
-    assert len(draw_training(history).axes[2].lines) == 2  # on other data there is no such line
+    assert len(draw_training(history, (0.7, 0.3)).axes[2].lines) == 2  # on other data there is no such line
 
 
 def test_confusion_matrix_has_the_truth_in_rows():
     """Five zeros taken for nines, one nine for a zero, and four twos right."""
     labels, predicted = np.array([0] * 5 + [9] + [2] * 4), np.array([9] * 5 + [0] + [2] * 4)
-    axes = draw_confusion_matrix(labels, predicted, "class").axes[0]
+    axes = draw_confusion_matrix(labels, predicted).axes[0]
     found = {(text.get_position(), text.get_text()) for text in axes.texts}
     assert found == {((9, 0), "5"), ((0, 9), "1"), ((2, 2), "4")}  # x is what it was taken for, y what it is
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
@@ -70,8 +71,11 @@ def test_mistakes_are_the_surest_ones_first():
     assert "15 mistakes, of which the 15" in figure.get_suptitle()
 
 
-def test_percent():
-    assert [percent(value) for value in (0.5, 0.9985, 0.99951)] == ["50.0 %", "99.9 %", "over 99.9 %"]
+def test_a_probability_is_never_shown_as_100_percent():
+    axes = Figure().subplots()
+    for probability, text in ((0.5, "50.0 %"), (0.9985, "99.9 %"), (0.99951, "over 99.9 %")):
+        show(axes, np.zeros((28, 28)), 7, probability)
+        assert axes.get_title() == f"7\n{text}"
 
 
 def test_sheet_shows_each_digit_above_its_reconstruction_under_its_answer(mnist):
@@ -79,15 +83,13 @@ def test_sheet_shows_each_digit_above_its_reconstruction_under_its_answer(mnist)
     probabilities = np.full((200, 10), 0.02)
     probabilities[np.arange(200), (labels + (labels == 4)) % 10] = 0.8  # each 4 is taken for a 5
     figure = draw_sheet(images, labels, probabilities, 255 - images)
-    grid = np.array(figure.axes).reshape(2, 10)
-    for label in range(10):
-        for axes, index in zip(grid[:, label], np.flatnonzero(labels == label)):
-            picture = axes.images[0].get_array()
-            assert np.array_equal(picture[:28], images[index])
-            assert np.array_equal(picture[-28:], 255 - images[index])
-            assert axes.get_title() == f"{label + (label == 4)}\n80.0 %"
-            assert same_color(axes.title.get_color(), "tab:red" if label == 4 else "black")
-    assert [text.get_text() for text in grid[0, 0].get_yticklabels()] == ["original", "reconstruction"]
-    assert "every digit" in figure.get_suptitle()
+    shown = [(label, index) for label in range(10) for index in np.flatnonzero(labels == label)[:2]]
+    for axes, (label, index) in zip(figure.axes, shown, strict=True):
+        picture = axes.images[0].get_array()
+        assert np.array_equal(picture[:28], images[index])
+        assert np.array_equal(picture[-28:], 255 - images[index])
+        assert axes.get_title() == f"{label + (label == 4)}\n80.0 %"
+        assert same_color(axes.title.get_color(), "tab:red" if label == 4 else "black")
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["original", "reconstruction"]
+    assert "every class" in figure.get_suptitle()
     assert "red: wrong" in figure.get_suptitle()
-    assert "every class" in draw_sheet(images, labels, probabilities, images, "class").get_suptitle()

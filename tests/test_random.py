@@ -1,13 +1,13 @@
-"""The Dropout layers: another mask in every epoch, the same one for the same seed, and the 16-bit draws."""
+"""Random numbers: another mask in every epoch, the same one for the same seed, and the 16-bit draws of Dropout."""
 
 import random
 
 import keras
 import numpy as np
 import pytest
+from conftest import dropouts
 
-from dropout import dropouts, seed_dropout
-from train import PRECISIONS, new_model, train
+from train import PRECISIONS, new_model, reseed, train
 
 
 def mask(layer):
@@ -20,12 +20,12 @@ def test_masks_depend_on_seed_epoch_and_layer():
     first, second, *_ = dropouts(model)
     masks = {}
     for seed, epoch in ((0, 0), (0, 1), (1, 0)):
-        seed_dropout(model, seed, epoch)
+        reseed(model, seed, epoch)
         masks[seed, epoch] = mask(first)
         if keras.backend.backend() != "torch":  # where the layers draw one after the other from one generator
             assert not np.array_equal(mask(first), masks[seed, epoch])  # another in the next step
             assert not np.array_equal(mask(second), masks[seed, epoch])
-        seed_dropout(model, seed, epoch)
+        reseed(model, seed, epoch)
         assert np.array_equal(mask(first), masks[seed, epoch])
     assert not np.array_equal(masks[0, 0], masks[0, 1])
     assert not np.array_equal(masks[0, 0], masks[1, 0])
@@ -40,8 +40,10 @@ def test_training_draws_other_masks_in_every_epoch(mnist):
     losses = [row["loss"] for row in train(model, same, same, epochs=3, batch_size=8)]
     assert len({round(loss, 6) for loss in losses}) == 3
     assert [row["loss"] for row in train(model, same, same, epochs=3, batch_size=8)] == losses
-    resumed = train(model, same, same, epochs=3, batch_size=8, first_epoch=1)
+    resumed = list(train(model, same, same, epochs=3, batch_size=8, first_epoch=1))
     assert [row["loss"] for row in resumed] == losses[1:]
+    (other,) = train(model, same, same, epochs=1, batch_size=8, seed=1)
+    assert other["loss"] != losses[0]
 
 
 def test_a_notebook_keeps_its_generators_and_its_policy(mnist):
@@ -52,7 +54,7 @@ def test_a_notebook_keeps_its_generators_and_its_policy(mnist):
     np.random.seed(5)
     before = random.getstate(), np.random.get_state()[1].tolist()
     if keras.backend.backend() != "torch":
-        train(model, (images[:8], labels[:8]), (images[:8], labels[:8]), epochs=2, batch_size=8)
+        list(train(model, (images[:8], labels[:8]), (images[:8], labels[:8]), epochs=2, batch_size=8))
         assert (random.getstate(), np.random.get_state()[1].tolist()) == before
     assert keras.config.dtype_policy().name == "float32"
     assert keras.layers.Dense(1).compute_dtype == "float32"
@@ -85,3 +87,30 @@ def test_dropout_with_16_bits(precision):
     assert (again & kept).mean() == pytest.approx(0.81, abs=1e-3)
     assert (kept[:, :, 1:] & kept[:, :, :-1]).mean() == pytest.approx(0.81, abs=1e-3)
     assert np.array_equal(first(x, training=False), x)
+
+
+def test_the_order_of_the_images_depends_on_the_seed_that_train_is_given(mnist, monkeypatch):
+    """Without Dropout and without learning, the loss of the first batch tells which images are in it."""
+    monkeypatch.setattr("model.DROPOUT", 0)  # which also leaves nothing to reseed
+    (images, labels), _ = mnist
+    few = images[:16], labels[:16]
+    model = new_model()
+    model.optimizer.learning_rate = 0.0
+    losses = {1: [], 2: []}
+    for seed in (1, 2, 1):
+        callback = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda step, logs, seed=seed: step or losses[seed].append(float(logs["loss"]))
+        )
+        list(train(model, few, few, epochs=1, batch_size=4, seed=seed, callbacks=[callback]))
+    assert losses[1][0] == losses[1][1] != losses[2][0]
+
+
+def test_every_layer_that_draws_is_reseeded():
+    noise = keras.layers.GaussianNoise(1.0)
+    model = keras.Sequential([keras.Input((1000,)), keras.layers.Dense(1000), noise])
+    drawn = []
+    for epoch in (0, 0, 1):
+        reseed(model, 5, epoch)
+        drawn.append(keras.ops.convert_to_numpy(noise(np.zeros((1, 1000), "float32"), training=True)))
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
