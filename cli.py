@@ -31,7 +31,7 @@ def load_keras():
     import that aborts, on a processor that TensorFlow was not built for, leaves nobody else to show it.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) < 3:
-        pass  # the caller closed this stream (2>&-), and no file of ours may get its number
+        os.set_inheritable(number, True)  # the caller closed this stream (2>&-), no file of ours may get its number
     os.close(number)
     sys.stderr = sys.stderr or open(os.devnull, "w")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no help against the greeting, but against what follows it
