@@ -92,7 +92,8 @@ def read_settings(folder):
     path = folder / SETTINGS
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        if not all(type(settings[name]) is str for name in ("data", "data_sha256")) or not settings["starts"]:
+        known = {*RUN_FLAGS} <= {*settings} and settings["starts"]
+        if not known or not all(type(settings[name]) is str for name in ("data", "data_sha256")):
             raise ValueError
     except FileNotFoundError:
         recorded = "python train.py begins one, --output-dir outputs/reference has the recorded one"

@@ -79,6 +79,12 @@ def edit_settings(folder, **settings):
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
+def lose_seed(folder):
+    settings = json.loads((folder / "settings.json").read_text())
+    del settings["seed"]
+    (folder / "settings.json").write_text(json.dumps(settings))
+
+
 def lose_data(folder, path):
     """Make the run's own data those at another path, changed, or at none."""
     if path:
@@ -162,6 +168,7 @@ RUNS = [
     ("settings missing too", RESUME, lambda f, d: (f / "settings.json").unlink(), 1, "it has no settings.json"),
     ("fewer epochs", f"{AGAIN} --resume --epochs 1", None, 1, "--epochs 1"),
     ("settings cut", RESUME, lambda f, d: (f / "settings.json").write_text('{"epochs": 2'), 1, "settings.json"),
+    ("settings without a seed", RESUME, lambda f, d: lose_seed(f), 1, "settings.json: damaged"),
     ("settings empty", RESUME, lambda f, d: (f / "settings.json").write_text("{}"), 1, "settings.json"),
     ("history missing", RESUME, lambda f, d: (f / "history.csv").unlink(), 1, "history.csv"),
     ("history cut", RESUME, lambda f, d: truncate(f / "history.csv"), 1, "--overwrite"),
