@@ -17,15 +17,20 @@ from pathlib import Path
 def give_up(error, more=""):
     """End the program with one line on stderr: what the error says, and more."""
     message = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else str(error)
-    message, status = " ".join(message.split()), 1
+    message, status = " ".join(message.split()) or "out of memory", 1  # a MemoryError may say nothing
     if isinstance(error, KeyboardInterrupt):
         message, status = "stopped", 128 + (error.args or (signal.SIGINT,))[0]
+    try:
+        print(end="", flush=True)
+    except OSError as lost:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python, which tries again at the end
+        message = f"the output could not be written ({lost.strerror})"
     print(f"{Path(sys.argv[0]).name}: {message}{more}", file=sys.stderr)
     sys.exit(status)
 
 
-def load_keras():
-    """Import Keras; what is said on file descriptor 2 meanwhile is shown only if that fails, or ends the process.
+def load_libraries():
+    """Import Keras and Matplotlib; what they say on file descriptor 2 is shown only if that fails, or ends the process.
 
     TensorFlow greets there, whatever its log level. Another process, out of Ctrl-C's reach, holds the text: an
     import that aborts, on a processor that TensorFlow was not built for, leaves nobody else to show it.
@@ -34,17 +39,20 @@ def load_keras():
         os.set_inheritable(number, True)  # the caller closed this stream (2>&-), no file of ours may get its number
     os.close(number)
     sys.stderr = sys.stderr or open(os.devnull, "w")
+    with contextlib.suppress(AttributeError):  # a closed stream is None
+        sys.stdout.reconfigure(errors="backslashreplace")  # for a path that this terminal cannot show
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no help against the greeting, but against what follows it
+    os.environ["MPLBACKEND"] = "agg"
     stderr, code = os.dup(2), "import sys; sys.stderr.buffer.write(sys.stdin.buffer.read())"
     keeper = subprocess.Popen([sys.executable, "-I", "-S", "-c", code], stdin=subprocess.PIPE, start_new_session=True)
     os.dup2(keeper.stdin.fileno(), 2)
     try:
+        importlib.import_module("matplotlib").rcdefaults()  # or the user's matplotlibrc decides over the pictures
         backend = importlib.import_module("keras").backend.backend()
         keeper.kill()
-    except KeyboardInterrupt as error:
-        give_up(error)
-    except Exception as error:  # an unknown backend, a missing package, a broken one
-        give_up(error, ": Keras does not load; is what requirements.txt names installed in this environment?")
+    except (Exception, KeyboardInterrupt) as error:  # an unknown backend, a missing package, a broken one
+        advice = f": is what requirements.txt names installed for {sys.executable}?"
+        give_up(error, advice if isinstance(error, Exception) else "")
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
@@ -55,7 +63,7 @@ def load_keras():
 
 
 if "keras" not in sys.modules:  # a notebook or a test loads it first, and in its own way
-    load_keras()
+    load_libraries()
 
 import keras  # noqa: E402
 
@@ -81,10 +89,9 @@ def number(kind, least, most=2**32 - 1):
     """Return an argparse type: a number of a kind, int or float, from `least` to `most`."""
 
     def parse(text):
-        value = kind(text)
-        if not least <= value <= most:
+        if not least <= kind(text) <= most:
             raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
-        return value
+        return kind(text)
 
     parse.__name__ = kind.__name__  # for argparse's message, "invalid int value"
     return parse
@@ -95,7 +102,8 @@ def next_command(script, output_dir, data=None):
     options = [] if output_dir == OUTPUT_DIR else ["--output-dir", str(output_dir)]
     options += ["--data", str(data)] if data else []
     join = subprocess.list2cmdline if os.name == "nt" else shlex.join  # cmd.exe knows no single quotes
-    return join(["python", *script.split(), *options])
+    python = "python" if os.environ.get("VIRTUAL_ENV") == sys.prefix else sys.executable  # an active environment's
+    return join([python, *script.split(), *options])
 
 
 @contextlib.contextmanager
@@ -107,7 +115,7 @@ def stoppable():
     signals = []
 
     def note(number, frame):
-        for each in before:
+        for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
         signals.append(number)
 
@@ -115,22 +123,18 @@ def stoppable():
         if signals:
             raise KeyboardInterrupt(signals[0])
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, note))
         yield keras.callbacks.LambdaCallback(on_train_batch_end=stop, on_test_batch_end=stop)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def start(main):
     """Call a script's main(); what its user can mend ends as one line on stderr and status 1."""
     try:
         main()
-        if sys.stdout:
-            sys.stdout.flush()
+        print(end="", flush=True)
     except BrokenPipeError:  # as in `python evaluate.py | head -1`: nobody reads on, and nothing is wrong
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (InputError, OSError, KeyboardInterrupt) as error:
+    except (InputError, OSError, MemoryError, KeyboardInterrupt) as error:
         give_up(error)

@@ -26,11 +26,11 @@ def load_mnist(path=DATA):
     Returns (x_train, y_train), (x_test, y_test): images uint8 (n, 28, 28), 0 for paper and 255 for
     ink; labels int64 (n,), 0 to 9. Raises InputError when the file cannot be read, or is of another kind.
     """
+    if not path.is_file():
+        raise InputError(f"no data file {path}: give --data an .npz file")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
-    except FileNotFoundError:
-        raise InputError(f"no data file {path}: give --data an .npz file") from None
     except Exception as error:  # a damaged file can fail in a dozen ways
         raise InputError(f"{path}: not an .npz file with MNIST's four arrays ({error})") from None
 

@@ -6,6 +6,9 @@ Prints accuracy, errors, both losses and the accuracy of each class, and writes 
 in the output directory. The data are those that the run was trained on, unless --data names others.
 """
 
+import sys
+
+sys.path.insert(0, __file__.removesuffix("evaluate.py"))  # which python -P and python -I leave out
 import cli  # first, for it loads Keras without TensorFlow's greeting
 
 import numpy as np
@@ -28,14 +31,13 @@ def compute_metrics(images, labels, probabilities, reconstructions):
     # Keras on TensorFlow takes the cross-entropy of the logits, where nothing is cut off; the probabilities can be too
     # small for a float32. Clipped at the smallest one, such an image counts as 87, where Keras may count more.
     of_truth = probabilities[np.arange(len(labels)), labels].clip(np.finfo(np.float32).tiny)
-    squared_error = np.square(reconstructions - preprocess(images))
     hits = {str(label): correct[labels == label] for label in range(CLASS_NUM)}
     return {
         "accuracy": round(float(correct.mean()), 6),
         "errors": int((~correct).sum()),
         "images": len(labels),
         "classification_loss": round(float(-np.log(of_truth, dtype=np.float64).mean()), 6),
-        "autoencoder_loss": round(float(squared_error.mean(dtype=np.float64)), 6),
+        "autoencoder_loss": round(float(np.square(reconstructions - preprocess(images)).mean(dtype=np.float64)), 6),
         "accuracy_of_class": {label: round(float(hit.mean()), 6) if len(hit) else None for label, hit in hits.items()},
     }
 
@@ -47,17 +49,16 @@ def evaluate(model, images, labels):
 
 def report(metrics):
     """Return what metrics.json holds as lines of text."""
-    article = {"The article's": "{article_accuracy:.2%}".format(**metrics)} if "article_accuracy" in metrics else {}
     lines = {
         "Measured": "after epoch {epoch}, on {images} test images of {data}".format(**metrics),
         "Test accuracy": "{accuracy:.2%}, {errors} errors in {images} images".format(**metrics),
-        **article,
+        "The article's": f"{metrics['article_accuracy']:.2%}" if "article_accuracy" in metrics else None,
         "Classification loss": f"{metrics['classification_loss']:.4f} (cross-entropy)",
         "Autoencoder loss": f"{metrics['autoencoder_loss']:.4f} (mean squared error)",
     }
     for label, accuracy in metrics["accuracy_of_class"].items():
         lines[f"Accuracy of {label}"] = "no such image" if accuracy is None else f"{accuracy:.2%}"
-    return [f"{name:20} {text}" for name, text in lines.items()]
+    return [f"{name:20} {text}" for name, text in lines.items() if text]
 
 
 def main(argv=None):
@@ -70,7 +71,8 @@ def main(argv=None):
     own_data = metrics["data_sha256"] == stamp["data_sha256"]
     if own_data and metrics["data_sha256"] == MNIST_SHA256:
         metrics["article_accuracy"] = ARTICLE_ACCURACY
-    write_json(folder / run_folder.METRICS, metrics)
+    with run_folder.writing(folder, stamp):
+        write_json(folder / run_folder.METRICS, metrics)
     print("\n".join(report(metrics)))
     if not own_data:
         print("Not its own data: this network was trained on others")

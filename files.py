@@ -1,8 +1,11 @@
-"""Files that are whole at every moment, and a folder that one program at a time works in."""
+"""Files that are whole at every moment, and locks that keep programs apart."""
 
 import contextlib
 import json
 import os
+import tempfile
+import time
+from pathlib import Path
 
 from data import InputError
 
@@ -11,23 +14,27 @@ if os.name == "nt":
 else:
     import fcntl
 
+PART = ".part-"  # the folders in which files are written begin so
+
 
 @contextlib.contextmanager
-def atomic_write(path):
-    """Yield a temporary path; when the block succeeds, the file written there becomes `path` at one stroke."""
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
+def atomic_write(path, folder=None):
+    """Yield a path, in `folder` or beside `path`; when the block succeeds, the file written there becomes `path`."""
+    with tempfile.TemporaryDirectory(prefix=PART, dir=folder or path.parent) as work:
+        temporary = Path(work) / path.name
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for wait in (*50 * [0.1], 0):  # seconds: on Windows nobody may have the old file open
+            with contextlib.suppress(PermissionError if wait else ()):
+                os.replace(temporary, path)
+                break
+            time.sleep(wait)
         if os.name != "nt":  # Windows opens no folders
-            folder = os.open(path.parent, os.O_RDONLY)
+            parent = os.open(path.parent, os.O_RDONLY)
             with contextlib.suppress(OSError):  # some file systems sync none
-                os.fsync(folder)  # without it a power cut can undo the rename
-            os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
+                os.fsync(parent)  # without it a power cut can undo the rename
+            os.close(parent)
 
 
 def write_json(path, content):
@@ -37,18 +44,20 @@ def write_json(path, content):
 
 
 @contextlib.contextmanager
-def locked(folder, program="train.py"):
-    """Make the folder if need be, and keep other processes out of it; the system's lock ends with this one.
+def locked(path, program=None):
+    """Hold the lock of a file, which is made if need be, within the block; the system's lock ends with the process.
 
-    program: what works there, for the message. Raises InputError when another process does.
+    program: what InputError says that is at work there, when another process holds it; without one, wait.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as file:
+    with open(path, "a") as file:
         try:
             if os.name == "nt":
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK if program else msvcrt.LK_LOCK, 1)
             else:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"another {program} is at work in {folder}: wait for it, or choose another --output-dir")
+                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if program else 0))
+        except (BlockingIOError, PermissionError):
+            refusal = f"another {program} is at work in {path.parent}: wait for it, or choose another --output-dir"
+            raise InputError(refusal) from None
+        except OSError:  # this file system has no locks
+            pass
         yield

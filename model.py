@@ -7,6 +7,8 @@ In the comments of this project, [A] is the article, https://qiita.com/maiwa/ite
 and [R] its author's repository, https://github.com/mim92/mnist, folder CNN_Autoencoder.
 """
 
+import contextlib
+
 import keras
 from keras import layers
 
@@ -23,6 +25,21 @@ DROPOUT = 0.1  # [A] the share of activations set to 0 while training
 DENSE_UNITS = 1024  # [A]
 
 
+@contextlib.contextmanager
+def keras_settings(precision="float32"):
+    """Within the block, which builds a network, trains it or runs it, a user's keras.json does not count.
+
+    precision: the dtype policy of the layers that are built. What was set before is put back.
+    """
+    settings = {"dtype_policy": precision, "floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
+    with contextlib.ExitStack() as stack:
+        for name, value in settings.items():
+            setter = getattr(keras.config, f"set_{name}")
+            stack.callback(setter, getattr(keras.config, name)())
+            setter(value)
+        yield
+
+
 def conv(name):
     """Return a convolution as the article has them everywhere but at the end."""
     return layers.Conv2D(FILTERS, KERNEL_SIZE, padding="same", activation="relu", name=name)
@@ -33,7 +50,7 @@ def prepare_model(input_shape=INPUT_SHAPE, class_num=CLASS_NUM):
 
     Input: float32 (n, 28, 28, 1). Outputs, in this order: `classification`, the probabilities
     (n, 10), and `autoencoder`, the reconstruction (n, 28, 28, 1), from 0 to 1. 3,445,323 parameters.
-    The layers compute in Keras' global dtype policy; the outputs are float32 under each.
+    The layers take Keras' present settings, the article's within keras_settings(); the outputs are always float32.
     """
     image = keras.Input(input_shape, dtype="float32", name="image")
 
@@ -69,7 +86,7 @@ def prepare_model(input_shape=INPUT_SHAPE, class_num=CLASS_NUM):
 
 
 def draw_16_bits(model):
-    """Make a model's Dropout layers draw 16 random bits an element, on TensorFlow and under the 16-bit policies.
+    """Make a model's Dropout layers draw 16 random bits an element, if on TensorFlow and under a 16-bit policy.
 
     There TensorFlow draws 32 bits and keeps 7 or 10 of them, so that bfloat16 makes 13/128 of a rate of 0.1,
     and the drawing takes a third of a training step. A saved layer stays a stock one.
@@ -85,7 +102,7 @@ def draw_16_bits(model):
         keep = tf.reshape(bits, tf.shape(inputs)) >= round(layer.rate * 2**16)
         return inputs * (tf.cast(keep, inputs.dtype) * (1 / (1 - layer.rate)))
 
-    for layer in model.layers:
+    for layer in model.layers if keras.backend.backend() == "tensorflow" else ():
         if isinstance(layer, layers.Dropout) and layer.compute_dtype != "float32":
             layer.call = call.__get__(layer)  # a method of this layer alone
 
@@ -93,4 +110,5 @@ def draw_16_bits(model):
 def predict(model, images):
     """Run the network on uint8 images (n, 28, 28); returns probabilities (n, 10) and reconstructions (n, 28, 28, 1)."""
     x, steps = keras_batches(images, None, PREDICT_BATCH_SIZE)
-    return model.predict(x, steps=steps, verbose=0)
+    with keras_settings():
+        return model.predict(x, steps=steps, verbose=0)

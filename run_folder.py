@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import warnings
 import zipfile
 from importlib.metadata import version
@@ -24,16 +25,18 @@ import keras
 import numpy as np
 
 from data import DATA, InputError
-from files import atomic_write, write_json
+from files import PART, atomic_write, locked, write_json
 from model import INPUT_SHAPE, OUTPUT_SHAPES
 
 RUN_FILES = ("settings.json", "history.csv", "model.keras")
 SETTINGS, HISTORY, MODEL = RUN_FILES
 METRICS = "metrics.json"
-RECONSTRUCTIONS = "reconstructions"  # the folder of 00.png, 01.png, ...
-PICTURES = ("model.png", "reconstructions.png", "training.png", "confusion_matrix.png", "mistakes.png")
-RUN_FLAGS = ("epochs", "batch_size", "seed", "limit", "loss_weights", "precision")  # train.py's that define a run
+PAIRS = "reconstructions/[0-9][0-9].png"
+PICTURES = ("model.png", PAIRS, "reconstructions.png", "training.png", "confusion_matrix.png", "mistakes.png")
+# train.py's flags that define a run, with their types; what the numbers may be, its parser knows.
+RUN_FLAGS = {"epochs": int, "batch_size": int, "seed": int, "limit": int | None, "loss_weights": list, "precision": str}
 STAMP = ("batch_size", "seed", "limit", "loss_weights", "precision", "data_sha256")  # what model.keras says of its run
+HISTORY_COLUMNS = {"classification_loss", "autoencoder_loss", "classification_accuracy"}  # and "val_" before each
 START_ANEW = "replace it with --overwrite, or choose another --output-dir"
 
 
@@ -43,7 +46,7 @@ def processor():
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     entries = dict(re.findall(r"(?m)^(model name|cpu family|model)\s*: (.*)$", text))
     if len(entries) < 3:
-        return platform.processor() or platform.machine()
+        return entries.get("model name") or platform.processor() or platform.machine()
     return "{model name}, family {cpu family}, model {model}".format(**entries)
 
 
@@ -68,23 +71,17 @@ def data_of_run(folder):
     """Return the path of the data that a run was trained on; raises InputError when they are not what they were."""
     settings = read_settings(folder)
     path = DATA.parent / settings["data"]  # an absolute path stays as it is
-    if not path.exists() or data_entry(path)["data_sha256"] != settings["data_sha256"]:
-        reason = f"{folder} was trained on {path}, which is not there, or has changed since"
-        raise InputError(f"{reason}: name the data to use with --data")
+    if not path.is_file() or data_entry(path)["data_sha256"] != settings["data_sha256"]:
+        raise InputError(f"{folder} was trained on {path}, now not there or changed: name the data to use with --data")
     return path
 
 
 def settings_of(model, args):
     """Return what settings.json says of a run: train.py's flags, the compiled model's optimizer, data, backend."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # mixed_float16 wraps it
-    config = {name: value for name, value in optimizer.get_config().items() if name != "name"}
-    return {
-        **{name: getattr(args, name) for name in RUN_FLAGS},
-        "optimizer": type(optimizer).__name__,
-        **config,
-        **data_entry(args.data),
-        "backend": keras.backend.backend(),
-    }
+    settings = {name: getattr(args, name) for name in RUN_FLAGS} | {"optimizer": type(optimizer).__name__}
+    settings |= {name: value for name, value in optimizer.get_config().items() if name != "name"}
+    return settings | data_entry(args.data) | {"backend": keras.backend.backend()}
 
 
 def read_settings(folder):
@@ -92,26 +89,20 @@ def read_settings(folder):
     path = folder / SETTINGS
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        known = {*RUN_FLAGS} <= {*settings} and settings["starts"]
-        if not known or not all(type(settings[name]) is str for name in ("data", "data_sha256")):
-            raise ValueError
     except FileNotFoundError:
         recorded = "python train.py begins one, --output-dir outputs/reference has the recorded one"
         raise InputError(f"no run in {folder}, it has no {SETTINGS}: {recorded}") from None
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{path}: damaged, not the settings that train.py wrote: {START_ANEW}") from None
-    return settings
-
-
-def write_history(folder, rows):
-    """Write the rows that train() yields as CSV, numbers with six significant digits."""
-    with atomic_write(folder / HISTORY) as temporary:
-        numbers = [list(row.values()) for row in rows]
-        np.savetxt(temporary, numbers, "%.6g", delimiter=",", header=",".join(rows[0]), comments="")
+    except (RecursionError, ValueError):
+        settings = None
+    match settings:
+        case {"data": str(), "data_sha256": _, "loss_weights": [int() | float(), int() | float()], "starts": [{}, *_]}:
+            if all(isinstance(settings.get(name), kind) for name, kind in RUN_FLAGS.items()):
+                return settings
+    raise InputError(f"{path}: damaged, not the settings that train.py wrote: {START_ANEW}")
 
 
 def read_history(folder, epochs=None):
-    """Read what write_history() wrote, or its first epochs; raises InputError when the file does not hold them.
+    """Read what save_epoch() wrote, or its first epochs; raises InputError when the file does not hold them.
 
     A run whose first epoch has not ended has no such file: [].
     """
@@ -122,11 +113,26 @@ def read_history(folder, epochs=None):
         with open(path, newline="") as file:
             rows = itertools.islice(csv.DictReader(file), epochs)
             rows = [{name: float(value) for name, value in row.items()} for row in rows]
-        if not rows or [row["epoch"] for row in rows] != list(range(1, (epochs or len(rows)) + 1)):
+        whole = [row["epoch"] for row in rows] == list(range(1, (epochs or len(rows)) + 1))
+        if not whole or not HISTORY_COLUMNS <= rows[0].keys() >= {f"val_{name}" for name in HISTORY_COLUMNS}:
             raise ValueError
-    except (KeyError, OSError, TypeError, ValueError, csv.Error):
+    except (IndexError, OSError, KeyError, TypeError, ValueError, csv.Error):
         raise InputError(f"{path}: damaged, it does not hold the epochs that train.py wrote: {START_ANEW}") from None
     return rows
+
+
+@contextlib.contextmanager
+def writing(folder, stamp=None):
+    """Within the block, a short one, nobody else writes in a run's folder; what killed writers left there is removed.
+
+    stamp: of the network that results are written of. Raises InputError when it has been replaced.
+    """
+    with locked(folder / ".writing"):
+        for left in folder.glob(f"{PART}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        if stamp and read_stamp(folder / MODEL) != stamp:
+            raise InputError(f"nothing was written, for an epoch has ended in {folder} meanwhile: measure it again")
+        yield
 
 
 def save_epoch(folder, model, settings, history):
@@ -135,18 +141,31 @@ def save_epoch(folder, model, settings, history):
     Killed at whatever moment, this leaves a whole model.keras, a history that holds its epochs and perhaps
     one more, which resume() then drops, and no result of another network.
     """
-    with atomic_write(folder / MODEL) as temporary:
+    with writing(folder), atomic_write(folder / MODEL) as temporary:
         model.save(temporary)
         # In the archive's comment, for a file more in it would make Keras unpack it all to disk when it loads it.
         # The optimizer's own count will not do: it leaves out the steps that mixed_float16 skips.
         with zipfile.ZipFile(temporary, "a") as file:
             file.comment = json.dumps({"epoch": len(history), **{name: settings[name] for name in STAMP}}).encode()
-        write_history(folder, history)
+        with atomic_write(folder / HISTORY) as table:
+            numbers = [list(row.values()) for row in history]
+            np.savetxt(table, numbers, "%.6g", delimiter=",", header=",".join(history[0]), comments="")
         remove_results(folder)
 
 
+def read_stamp(path):
+    """Return what a model.keras says of its epoch and run, and the checksum of its weights; {} if it says nothing."""
+    with contextlib.suppress(KeyError, OSError, RecursionError, ValueError, zipfile.BadZipFile):
+        with zipfile.ZipFile(path) as file:
+            stamp, weights = json.loads(file.comment), file.getinfo("model.weights.h5")
+        match stamp:
+            case {"epoch": int(epoch), "loss_weights": [int() | float(), int() | float()]} if epoch > 0:
+                return {**{name: stamp[name] for name in ("epoch", *STAMP)}, "weights": weights.CRC}
+    return {}
+
+
 def load_network(folder, precision="float32"):
-    """Return the network of a run, not compiled, and its stamp: after which epoch, of which run.
+    """Return the network of a run, not compiled, and its stamp; only writing() says that both are of the same epoch.
 
     precision: what it is to compute in, None for what it was trained in. Raises InputError when no epoch has
     ended yet, and when the file is damaged, holds code (Keras' safe mode stays on), or is not the article's network.
@@ -154,8 +173,8 @@ def load_network(folder, precision="float32"):
     path = folder / MODEL
     if not path.exists():
         read_settings(folder)  # which says so where there is no run at all
-        command = f"python train.py --resume --output-dir {folder}"
-        raise InputError(f"no epoch of the run in {folder} has ended yet: go on with {command}")
+        raise InputError(f"no epoch of the run in {folder} has ended yet: go on with train.py --resume")
+    stamp = read_stamp(path)
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         inputs = {tensor.name: tensor.shape[1:] for tensor in model.inputs}
@@ -164,13 +183,11 @@ def load_network(folder, precision="float32"):
         raise InputError(f"{path}: not a readable Keras model ({error})") from None
     if inputs != {"image": INPUT_SHAPE} or outputs != [(name, (None, *shape)) for name, shape in OUTPUT_SHAPES.items()]:
         raise InputError(f"{path}: not the article's network, its input or outputs are others")
+    if not stamp:
+        raise InputError(f"{path}: does not say of which run and epoch it is, so train.py did not write it")
     for layer in model.layers:
         layer.dtype_policy = precision or layer.dtype_policy
-    with contextlib.suppress(TypeError, ValueError), zipfile.ZipFile(path) as file:
-        stamp = json.loads(file.comment)
-        if {*stamp} == {"epoch", *STAMP} and type(stamp["epoch"]) is int and stamp["epoch"] > 0:
-            return model, stamp
-    raise InputError(f"{path}: does not say of which run and epoch it is, so train.py did not write it")
+    return model, stamp
 
 
 def restore(folder, model, settings):
@@ -196,16 +213,10 @@ def restore(folder, model, settings):
 
 def remove_results(folder):
     """Remove what evaluate.py and visualize.py wrote, and nothing else."""
-    for path in [*(folder / name for name in (METRICS, *PICTURES)), *reconstruction_files(folder)]:
-        path.unlink(missing_ok=True)
+    for path in itertools.chain(*map(folder.glob, (METRICS, *PICTURES))):
+        path.unlink()
     with contextlib.suppress(OSError):  # not there, or not empty
-        (folder / RECONSTRUCTIONS).rmdir()
-
-
-def reconstruction_files(folder):
-    """Return the paths of the reconstructions that visualize.py wrote in a run's folder, in their order."""
-    paths = (folder / RECONSTRUCTIONS).glob("[0-9][0-9]*.png")
-    return sorted((path for path in paths if path.stem.isdecimal()), key=lambda path: int(path.stem))
+        (folder / PAIRS).parent.rmdir()
 
 
 def begin(folder, settings, overwrite=False):
@@ -215,11 +226,12 @@ def begin(folder, settings, overwrite=False):
     """
     if not overwrite and any((folder / name).exists() for name in RUN_FILES):
         raise InputError(f"{folder} holds a run: go on with --resume, and more --epochs if it is done, {START_ANEW}")
-    remove_results(folder)
-    for name in reversed(RUN_FILES):
-        (folder / name).unlink(missing_ok=True)
     settings = {**settings, "starts": [{"after_epoch": 0, **environment()}]}
-    write_json(folder / SETTINGS, settings)
+    with writing(folder):
+        remove_results(folder)
+        for name in reversed(RUN_FILES):
+            (folder / name).unlink(missing_ok=True)
+        write_json(folder / SETTINGS, settings)
     return settings
 
 
@@ -244,5 +256,6 @@ def resume(folder, model, settings):
         # One epoch of history alone is right: the run was killed just before its first model.keras was in place.
         raise InputError(f"cannot resume: {folder / MODEL} is missing; --overwrite starts this run anew")
     settings = {**saved, **settings, "starts": [*saved["starts"], {"after_epoch": len(history), **environment()}]}
-    write_json(folder / SETTINGS, settings)
+    with writing(folder):
+        write_json(folder / SETTINGS, settings)
     return settings, history

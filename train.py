@@ -12,15 +12,16 @@ import math
 import sys
 import time
 
+sys.path.insert(0, __file__.removesuffix("train.py"))  # which python -P and python -I leave out
 import cli  # first, for it loads Keras without TensorFlow's greeting
 
 import keras
 import numpy as np
 
 import run_folder
-from data import DATA, PREDICT_BATCH_SIZE, epoch_order, keras_batches, load_mnist
+from data import DATA, PREDICT_BATCH_SIZE, InputError, epoch_order, keras_batches, load_mnist
 from files import locked
-from model import draw_16_bits, prepare_model
+from model import draw_16_bits, keras_settings, prepare_model
 
 EPOCHS = 20  # [A]
 BATCH_SIZE = 32  # [R]
@@ -61,14 +62,9 @@ def new_model(seed=SEED, loss_weights=LOSS_WEIGHTS, precision=PRECISION):
     seed: of Python, NumPy and the backend too. precision: one of PRECISIONS; the weights are float32 under each.
     """
     keras.utils.set_random_seed(seed)
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
+    with keras_settings(precision):
         model = compile_model(prepare_model(), loss_weights)
-    finally:
-        keras.config.set_dtype_policy(policy)
-    if keras.backend.backend() == "tensorflow":
-        draw_16_bits(model)
+    draw_16_bits(model)
     return model
 
 
@@ -102,17 +98,18 @@ def train(
             on_epoch_end=lambda epoch, logs: setattr(model, "stop_training", True),
         )
         try:
-            history = model.fit(
-                x,
-                steps_per_epoch=steps,
-                initial_epoch=epoch,
-                epochs=epochs,  # for the progress bar; the callback ends fit() after this one
-                shuffle=False,  # epoch_order() has done it
-                validation_data=test_x,
-                validation_steps=test_steps,
-                callbacks=[keras.callbacks.TerminateOnNaN(raise_error=True), of_this_epoch, *callbacks],
-                verbose=verbose,
-            ).history
+            with keras_settings():
+                history = model.fit(
+                    x,
+                    steps_per_epoch=steps,
+                    initial_epoch=epoch,
+                    epochs=epochs,  # for the progress bar; the callback ends fit() after this one
+                    shuffle=False,  # epoch_order() has done it
+                    validation_data=test_x,
+                    validation_steps=test_steps,
+                    callbacks=[keras.callbacks.TerminateOnNaN(raise_error=True), of_this_epoch, *callbacks],
+                    verbose=verbose,
+                ).history
             loss = history["val_loss"][0]  # the last step can break the weights after its own loss was taken
         except RuntimeError as error:
             _, raised_by_terminate, value = str(error).partition("Loss value: ")
@@ -158,10 +155,13 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     folder = args.output_dir
+    if not 1980 <= time.localtime().tm_year < 2108:  # the dates that a zip archive can hold, and a .keras file is one
+        raise InputError(f"the clock says {time.ctime()}, with which no network can be saved: set it right")
     (images, labels), test_set = load_mnist(args.data)
     train_set = images[: args.limit], labels[: args.limit]
     terminal = bool(sys.stdout) and sys.stdout.isatty()  # there Keras' progress bar says what is to be said
-    with locked(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock", "train.py"):
         model = new_model(args.seed, args.loss_weights, args.precision)
         settings, history = run_folder.settings_of(model, args), []
         if args.resume:
@@ -182,7 +182,7 @@ def main(argv=None):
                     history.append(row)
                     if not terminal:
                         print(EPOCH_LINE.format(epochs=args.epochs, **row), flush=True)
-        except (KeyboardInterrupt, OSError, FloatingPointError) as error:
+        except (KeyboardInterrupt, OSError, MemoryError, FloatingPointError) as error:
             advice = f"go on with: {cli.next_command('train.py --resume', folder)}"
             if isinstance(error, FloatingPointError):  # the same step would break again
                 advice = "try other --loss-weights, or a smaller LEARNING_RATE in train.py"

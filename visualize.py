@@ -10,8 +10,10 @@ confusion_matrix.png     which class was taken for which
 mistakes.png             the images it got wrong, most confident first
 """
 
-import shutil
+import subprocess
+import sys
 
+sys.path.insert(0, __file__.removesuffix("visualize.py"))  # which python -P and python -I leave out
 import cli  # first, for it loads Keras without TensorFlow's greeting
 
 import keras
@@ -58,13 +60,22 @@ def draw_reconstructions(images, reconstructions, folder):
 
     images, reconstructions: uint8 (n, 28, 28). What an earlier drawing left beyond these is removed.
     """
-    (folder / run_folder.RECONSTRUCTIONS).mkdir(exist_ok=True)
-    for path in run_folder.reconstruction_files(folder)[len(images) :]:
+    (folder / run_folder.PAIRS).parent.mkdir(exist_ok=True)
+    for path in folder.glob(run_folder.PAIRS):
         path.unlink()
     for number, (image, reconstruction) in enumerate(zip(images, reconstructions)):
         enlarged = np.kron(join(image, reconstruction, GAP, axis=1), np.ones((SCALE, SCALE), np.uint8))
-        with atomic_write(folder / run_folder.RECONSTRUCTIONS / f"{number:02d}.png") as temporary:
+        with atomic_write((folder / run_folder.PAIRS).with_name(f"{number:02d}.png"), folder) as temporary:
             matplotlib.image.imsave(temporary, np.dstack(3 * [enlarged]), metadata=PNG)  # a colour map would round
+
+
+def draw_model(model, seconds=60):
+    """Draw the layers and their shapes; returns the bytes of a PNG, or None if Graphviz is missing, fails or hangs."""
+    dot = keras.utils.model_to_dot(model, show_shapes=True, show_layer_names=True, dpi=80).to_string().encode()
+    try:
+        return subprocess.run(["dot", "-Tpng"], input=dot, capture_output=True, check=True, timeout=seconds).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"No model.png, Graphviz is missing or fails ({error}): apt install graphviz, or https://graphviz.org")
 
 
 def show(axes, picture, answer, probability, **title):
@@ -102,9 +113,6 @@ def draw_training(history, loss_weights, article_accuracy=None):
     history: the rows that train() yields. loss_weights: of classification and autoencoder, for the titles.
     article_accuracy: from 0 to 1, where it belongs to these data. Returns the figure.
     """
-    curves = {name: np.array([row[name] for row in history]) for name in history[0]}
-    for name in ("classification_accuracy", "val_classification_accuracy"):
-        curves[name] = np.where(curves[name] < 1, 100 * (1 - curves[name]), np.nan)  # no errors have no place here
     panels = {
         "classification_loss": f"Cross-entropy, weight {loss_weights[0]:g}",
         "autoencoder_loss": f"Mean squared error, weight {loss_weights[1]:g}",
@@ -113,8 +121,14 @@ def draw_training(history, loss_weights, article_accuracy=None):
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     figure.suptitle("Training images: mean over each epoch, with Dropout. Test images: after each epoch.", fontsize=15)
     for axes, (name, title) in zip(figure.subplots(1, 3), panels.items()):
-        axes.plot(curves["epoch"], curves[name], "o-", markersize=5, label="training images")
-        axes.plot(curves["epoch"], curves[f"val_{name}"], "s-", markersize=5, label="test images")
+        for prefix, images, marker in (("", "training images", "o-"), ("val_", "test images", "s-")):
+            values = np.array([row[prefix + name] for row in history])
+            values = 100 * (1 - values) if name == "classification_accuracy" else values
+            values[~((values > 1e-30) & (values < 1e30))] = np.nan  # no errors at all, say, have no logarithm
+            axes.plot([row["epoch"] for row in history], values, marker, markersize=5, label=images)
+        if np.isnan([line.get_ydata() for line in axes.lines]).all():
+            axes.set_ylim(0.1, 1)
+            axes.text(0.5, 0.5, "none in any epoch", transform=axes.transAxes, ha="center", fontsize=13)
         if name == "classification_accuracy" and article_accuracy:
             label = f"the article: {100 * article_accuracy:.2f} % right"
             axes.axhline(100 * (1 - article_accuracy), color="black", linestyle="--", label=label)
@@ -164,7 +178,7 @@ def draw_mistakes(images, labels, probabilities, reconstructions):
 
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__, data_help="the one that the run was trained on")
-    parser.add_argument("--count", type=cli.number(int, 1), default=COUNT, help="pairs to draw (default: 3)")
+    parser.add_argument("--count", type=cli.number(int, 1, 100), default=COUNT, help="pairs to draw (default: 3)")
     args = parser.parse_args(argv)
     folder = args.output_dir
     path = args.data or run_folder.data_of_run(folder)
@@ -175,20 +189,20 @@ def main(argv=None):
     probabilities, reconstructions = predict(model, images)
     reconstructions = to_greys(reconstructions)
 
-    if shutil.which("dot"):
-        with atomic_write(folder / "model.png") as temporary:
-            keras.utils.plot_model(model, temporary, show_shapes=True, show_layer_names=True, dpi=80)
-    else:
-        print("No model.png without Graphviz: apt install graphviz, brew install graphviz, or https://graphviz.org")
-    draw_reconstructions(images[: args.count], reconstructions, folder)
     figures = {
         "reconstructions.png": draw_sheet(images, labels, probabilities, reconstructions),
         "training.png": draw_training(history, stamp["loss_weights"], article),
         "confusion_matrix.png": draw_confusion_matrix(labels, probabilities.argmax(axis=1)),
         "mistakes.png": draw_mistakes(images, labels, probabilities, reconstructions),
     }
-    for name, figure in figures.items():
-        save_figure(figure, folder / name)
+    diagram = draw_model(model)
+    with run_folder.writing(folder, stamp):
+        if diagram:
+            with atomic_write(folder / "model.png") as temporary:
+                temporary.write_bytes(diagram)
+        draw_reconstructions(images[: args.count], reconstructions, folder)
+        for name, figure in figures.items():
+            save_figure(figure, folder / name)
     print(f"Wrote the pictures to {folder}; begin with {folder / 'reconstructions.png'}")
 
 

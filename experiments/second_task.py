@@ -339,7 +339,8 @@ def main(argv=None):
     except ImportError:
         raise InputError("no Dask here: pip install -r experiments/requirements.txt") from None
 
-    with locked(args.output_dir, "study"):
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    with locked(args.output_dir / ".lock", "study"):
         rows = read_runs(args.output_dir / RUNS)
         planned = [run for run in plan(args.quick) if run["part"] in (args.part or "ABCD")]
         runs = [run for run in planned if not is_done(run, rows)]

@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from data import load_mnist
+from run_folder import RUN_FILES
 
 if sys.platform == "linux":
     # After every step glibc gives its memory back to the system, only to ask for it again. On a virtual machine that
@@ -71,6 +73,12 @@ def call(script, *arguments):
     with contextlib.redirect_stdout(said):
         main(list(map(str, arguments)))
     return said.getvalue()
+
+
+def copy_run(folder, to):
+    """Copy the files of a run, and nothing else of its folder."""
+    for name in RUN_FILES:
+        shutil.copy(folder / name, to)
 
 
 def files(folder):

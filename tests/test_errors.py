@@ -1,6 +1,7 @@
 """Bad input: one line on stderr that says what is wrong, the right exit status, and every file as it was."""
 
 import json
+import os
 import runpy
 import shutil
 import sys
@@ -74,15 +75,19 @@ def another_network(folder):
     comment(folder, json.dumps(stamped).encode())
 
 
+LOST = "lost"
+
+
 def edit_settings(folder, **settings):
+    """Change what settings.json says; LOST takes a name out."""
     path = folder / "settings.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    changed = json.loads(path.read_text()) | settings
+    path.write_text(json.dumps({name: value for name, value in changed.items() if value != LOST}))
 
 
-def lose_seed(folder):
-    settings = json.loads((folder / "settings.json").read_text())
-    del settings["seed"]
-    (folder / "settings.json").write_text(json.dumps(settings))
+def rename_column(folder):
+    path = folder / "history.csv"
+    path.write_text(path.read_text().replace("val_autoencoder_loss", "lost"))
 
 
 def lose_data(folder, path):
@@ -124,7 +129,7 @@ DATA_FILES = [
     ("data truncated", NEW, lambda f, d: truncate(d), 1, "not an .npz"),
     ("data is text", NEW, lambda f, d: d.write_text("x_train"), 1, "not an .npz"),
     ("data is empty", NEW, lambda f, d: d.write_text(""), 1, "not an .npz"),
-    ("data is a folder", NEW, lambda f, d: (d.unlink(), d.mkdir()), 1, "not an .npz"),
+    ("data is a folder", NEW, lambda f, d: (d.unlink(), d.mkdir()), 1, "no data file"),
     ("data lacks an array", NEW, lambda f, d: change(d, y_test=None), 1, "y_test"),
     ("images of 32x32", NEW, lambda f, d: change(d, x_train=np.zeros((320, 32, 32), np.uint8)), 1, "x_train"),
     ("images with a channel", NEW, lambda f, d: change(d, x_test=np.zeros((80, 28, 28, 1), np.uint8)), 1, "x_test"),
@@ -163,12 +168,12 @@ RUNS = [
     ("another data file", RESUME, lambda f, d: change(d, y_train=np.zeros(320, np.uint8)), 1, "not on"),
     ("the project's MNIST", "train.py --output-dir F --resume --data MNIST", None, 1, "small.npz, not on mnist.npz"),
     ("its data are gone", "train.py --output-dir F --resume", lambda f, d: lose_data(f, None), 1, "with --data"),
-    ("its data changed", "train.py --output-dir F --resume", lose_data, 1, "has changed since"),
+    ("its data changed", "train.py --output-dir F --resume", lose_data, 1, "now not there or changed"),
     ("settings missing", AGAIN, lambda f, d: (f / "settings.json").unlink(), 1, "holds a run: go on with --resume"),
     ("settings missing too", RESUME, lambda f, d: (f / "settings.json").unlink(), 1, "it has no settings.json"),
     ("fewer epochs", f"{AGAIN} --resume --epochs 1", None, 1, "--epochs 1"),
     ("settings cut", RESUME, lambda f, d: (f / "settings.json").write_text('{"epochs": 2'), 1, "settings.json"),
-    ("settings without a seed", RESUME, lambda f, d: lose_seed(f), 1, "settings.json: damaged"),
+    ("settings without a seed", RESUME, lambda f, d: edit_settings(f, seed=LOST), 1, "settings.json: damaged"),
     ("settings empty", RESUME, lambda f, d: (f / "settings.json").write_text("{}"), 1, "settings.json"),
     ("history missing", RESUME, lambda f, d: (f / "history.csv").unlink(), 1, "history.csv"),
     ("history cut", RESUME, lambda f, d: truncate(f / "history.csv"), 1, "--overwrite"),
@@ -193,6 +198,19 @@ RUNS = [
         "holds no optimizer, it can only be",
     ),
 ]
+# What settings.json, and the stamp in model.keras, may say in place of what train.py wrote.
+WRONG_SETTINGS = {
+    **{f"epochs {value!r}": {"epochs": value} for value in (LOST, None, "a word", 2.0, [2])},
+    **{f"starts {value!r}": {"starts": value} for value in (LOST, None, [], [1], 5, "ab", {})},
+    **{
+        f"loss_weights {value!r}": {"loss_weights": value}
+        for value in (["a", "b"], 1, {"a": 1, "b": 2}, [1], [1, 2, 3])
+    },
+    **{f"seed {value!r}": {"seed": value} for value in (None, "0; rm", [])},
+    **{f"data {value!r}": {"data": value} for value in (None, 5, ["x"])},
+}
+WRONG_EPOCHS = ("2", [2], 2.0, 1e99, float("nan"), -1)
+NESTED = "[" * 200_000
 RECORDED = "--output-dir outputs/reference has the recorded one"
 MODELS = (
     [
@@ -223,7 +241,7 @@ MODELS = (
                 lambda f, d: lose_data(f, None),
                 "name the data to use with --data",
             ),
-            ("where its data changed", lose_data, "has changed since"),
+            ("where its data changed", lose_data, "now not there or changed"),
             ("without settings", lambda f, d: (f / "settings.json").unlink(), "it has no settings.json"),
         ]
     ]
@@ -237,7 +255,66 @@ MODELS = (
         ),
     ]
 )
-CASES = COMMAND_LINES + DATA_FILES + RUNS + MODELS
+DAMAGED = "settings.json: damaged"
+STRANGE = (
+    [
+        (
+            f"{script} {name}",
+            f"{script} --output-dir F{resume}",
+            lambda f, d, wrong=wrong: edit_settings(f, **wrong),
+            1,
+            DAMAGED,
+        )
+        for script, resume in (("train.py", " --resume"), ("evaluate.py", ""))
+        for name, wrong in WRONG_SETTINGS.items()
+    ]
+    + [
+        (f"epoch {value!r:.9}", RESUME, lambda f, d, value=value: stamp(f, epoch=value), 1, "of which run and epoch")
+        for value in WRONG_EPOCHS
+    ]
+    + [
+        ("settings nested", RESUME, lambda f, d: (f / "settings.json").write_text(NESTED), 1, DAMAGED),
+        ("settings are a list", RESUME, lambda f, d: (f / "settings.json").write_text("[1]"), 1, DAMAGED),
+        ("stamp nested", RESUME, lambda f, d: comment(f, NESTED[:60_000].encode()), 1, "of which run and epoch"),
+        (
+            "stamp with strange weights",
+            "visualize.py --output-dir F",
+            lambda f, d: stamp(f, loss_weights=["a"]),
+            1,
+            "of which run",
+        ),
+        (
+            "history without a column",
+            "visualize.py --output-dir F",
+            lambda f, d: rename_column(f),
+            1,
+            "history.csv: damaged",
+        ),
+    ]
+    + [
+        (
+            f"data are {path}",
+            f"{script} --output-dir F",
+            lambda f, d, path=path: edit_settings(f, data=path),
+            1,
+            "not there",
+        )
+        for script in ("evaluate.py", "train.py --resume")
+        for path in ("/dev/zero", "/")
+    ]
+    + [
+        ("data are a pipe", NEW, lambda f, d: (d.unlink(), os.mkfifo(d)), 1, "no data file"),
+        (
+            "its data are a pipe",
+            "evaluate.py --output-dir F",
+            lambda f, d: (os.mkfifo(f / "p"), edit_settings(f, data=str(f / "p"))),
+            1,
+            "not there",
+        ),
+        ("weights that overflow", "train.py --loss-weights 1e308 1e308", None, 2, "--loss-weights"),
+    ]
+)
+CASES = COMMAND_LINES + DATA_FILES + RUNS + MODELS + STRANGE
 
 
 def one_layer():
@@ -313,7 +390,7 @@ def test_settings_from_strangers_go_through_the_parser(finished, tmp_path, capfd
     """A number in settings.json that the command line would refuse is refused the same way."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     settings = json.loads((tmp_path / "settings.json").read_text())
-    for wrong in ({"epochs": -5}, {"seed": "0; rm"}, {"loss_weights": [1]}, {"batch_size": 1e9}):
+    for wrong in ({"epochs": -5}, {"seed": 2**32}, {"loss_weights": [1, -1]}, {"precision": "--overwrite"}):
         edit_settings(tmp_path, **(settings | wrong))
         status, stderr = run_here(capfd, monkeypatch, ["train.py", "--resume", "--output-dir", str(tmp_path)])
         assert (status, stderr.count("\n")) == (2, 1)

@@ -1,5 +1,7 @@
 """A run that is stopped, in whatever way, goes on as if it had not been."""
 
+import argparse
+import contextlib
 import csv
 import hashlib
 import json
@@ -12,14 +14,17 @@ import stat
 import subprocess
 import sys
 import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import pytest
-from conftest import REFERENCE, ROOT, call, files, run_script
+from conftest import REFERENCE, ROOT, call, copy_run, files, run_script
 
-from data import InputError
+from data import DATA, InputError
 from files import write_json
-from run_folder import begin, read_history, read_settings, save_epoch
+from run_folder import RUN_FILES, RUN_FLAGS, begin, read_history, read_settings, save_epoch, settings_of
+from train import new_model
 
 EPOCHS, LIMIT = 3, 64
 
@@ -81,7 +86,7 @@ def test_stopped_after_an_epoch(epoch, number, status, uninterrupted, small_data
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == status
     assert re.fullmatch(rf"train.py: stopped; epoch {epoch} is the last one kept; go on with: .*\n", stderr)
-    assert f"go on with: python train.py --resume --output-dir {tmp_path}\n" in stderr
+    assert f"go on with: {sys.executable} train.py --resume --output-dir {tmp_path}\n" in stderr
 
     # What defines the run is in its settings.json, the data too.
     output = call("train.py", "--resume", "--output-dir", tmp_path)
@@ -180,7 +185,7 @@ runpy.run_path("train.py", run_name="__main__")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert any(path.name.startswith(".") and ".part" in path.name for path in folder.iterdir())
+    assert list(folder.glob(".part-*"))
     assert (folder / "training.png").exists() == (file == "history.csv")  # no result outlives its network
     call("evaluate.py", "--output-dir", folder)  # whatever is there can be measured
     assert json.loads((folder / "metrics.json").read_text())["epoch"] == 1
@@ -244,7 +249,7 @@ def drawn(one_epoch, tmp_path):
 
 def only_strangers_stay(folder):
     kept = {str(path) for path in files(folder)}
-    assert kept == {".lock", "settings.json", "history.csv", "model.keras", *STRANGERS}
+    assert kept == {".lock", ".writing", "settings.json", "history.csv", "model.keras", *STRANGERS}
 
 
 def test_results_leave_with_their_network(drawn, small_data):
@@ -268,7 +273,7 @@ def test_results_leave_with_their_network(drawn, small_data):
 def test_a_new_run_begins_without_the_former_ones_results(drawn):
     """Before its first epoch, too: a run that is stopped there leaves nothing of the one it replaced."""
     settings = begin(drawn, {"epochs": 1}, overwrite=True)
-    assert {str(path) for path in files(drawn)} == {".lock", "settings.json", *STRANGERS}
+    assert {str(path) for path in files(drawn)} == {".lock", ".writing", "settings.json", *STRANGERS}
     assert json.loads((drawn / "settings.json").read_text()) == settings
 
 
@@ -279,11 +284,14 @@ def test_pictures_folder_goes_when_it_is_empty(drawn, small_data):
 
 
 def test_a_run_can_be_looked_at_while_it_trains(small_data, tmp_path):
+    """Held between two epochs, which are far shorter than a measurement here, and far longer in a real run."""
     process = start(*command(tmp_path, small_data, epochs=1000))
     for line in process.stdout:
         if line.startswith("epoch 2/"):
             break
+    process.send_signal(signal.SIGSTOP)
     output = call("evaluate.py", "--output-dir", tmp_path)
+    process.send_signal(signal.SIGCONT)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     after = int(re.search(r"after epoch (\d+),", output).group(1))
@@ -292,6 +300,79 @@ def test_a_run_can_be_looked_at_while_it_trains(small_data, tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["epoch"] == len(history(tmp_path)) - 1
     call("visualize.py", "--output-dir", tmp_path)
+
+
+@pytest.mark.parametrize("script", ["evaluate", "visualize"])
+@pytest.mark.parametrize("moment", ["while the network is read", "while it is measured"])
+def test_no_result_beside_a_network_that_it_does_not_belong_to(
+    script, moment, one_epoch, uninterrupted, tmp_path, monkeypatch
+):
+    """An epoch ends at the worst moment: the results of the old network are not written, and that is said."""
+    copy_run(one_epoch, tmp_path)
+    place, name = (keras.saving, "load_model") if "read" in moment else (sys.modules[script], "predict")
+    original = getattr(place, name)
+
+    def epoch_ends(*arguments, **more):
+        returned = original(*arguments, **more) if "measured" in moment else None
+        monkeypatch.setattr(place, name, original)
+        model = keras.saving.load_model(uninterrupted / "model.keras")
+        save_epoch(tmp_path, model, read_settings(uninterrupted), read_history(uninterrupted))
+        return original(*arguments, **more) if "read" in moment else returned
+
+    monkeypatch.setattr(place, name, epoch_ends)
+    with pytest.raises(InputError, match=r"an epoch has ended in .* meanwhile"):
+        call(f"{script}.py", "--output-dir", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".writing", *sorted(RUN_FILES)]
+    call(f"{script}.py", "--output-dir", tmp_path)
+
+
+def test_writers_do_not_stand_in_each_others_way(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: write_json(tmp_path / "metrics.json", {"epoch": number}), range(600)))
+    assert json.loads((tmp_path / "metrics.json").read_text())["epoch"] in range(600)
+    assert len(files(tmp_path)) == 1
+
+
+@pytest.mark.slow
+def test_three_drawings_at_once(one_epoch, tmp_path):
+    copy_run(one_epoch, tmp_path)
+    processes = [start("visualize.py", "--output-dir", tmp_path, "--count", 20) for _ in range(3)]
+    assert [process.communicate(timeout=120)[1] for process in processes] == ["", "", ""]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+
+
+def test_what_a_killed_process_left_is_cleared_away(one_epoch, tmp_path):
+    copy_run(one_epoch, tmp_path)
+    (tmp_path / ".part-of-a-killed-one").mkdir()
+    (tmp_path / ".part-of-a-killed-one" / "model.keras").touch()
+    call("evaluate.py", "--output-dir", tmp_path)
+    assert not list(tmp_path.glob(".part-*"))
+
+
+def test_another_librarys_warning_is_no_damage(one_epoch, small_data, tmp_path, monkeypatch):
+    """Only Keras' own warning, that a file has no optimizer, ends a resumed run."""
+    copy_run(one_epoch, tmp_path)
+    load_weights = keras.Model.load_weights
+
+    def warn_and_load(*arguments, **more):
+        warnings.warn("h5py will change", DeprecationWarning, stacklevel=1)
+        load_weights(*arguments, **more)
+
+    monkeypatch.setattr(keras.Model, "load_weights", warn_and_load)
+    with pytest.warns(DeprecationWarning, match="h5py will change"):
+        call(*command(tmp_path, small_data, "--resume", epochs=2))
+    assert len(read_history(tmp_path)) == 2
+
+
+def test_the_optimizer_is_recorded_as_it_is(one_epoch):
+    """And not as train.py's constants have it, which another optimizer in compile_model() would leave as they are."""
+    settings = read_settings(one_epoch)
+    assert (settings["optimizer"], settings["momentum"], settings["nesterov"]) == ("SGD", 0.9, True)
+    model = new_model()
+    model.compile(keras.optimizers.Adam(0.002), loss="mean_squared_error")
+    changed = settings_of(model, argparse.Namespace(data=DATA, **{name: settings[name] for name in RUN_FLAGS}))
+    assert (changed["optimizer"], changed["beta_1"]) == ("Adam", 0.9)
+    assert "momentum" not in changed
 
 
 def test_every_start_is_recorded_and_a_change_is_said(one_epoch, small_data, tmp_path):
@@ -326,8 +407,7 @@ def test_a_changed_network_is_not_gone_on_with(one_epoch, small_data, tmp_path):
 
 def test_the_recorded_network_cannot_be_trained_further(small_data, tmp_path):
     """It was saved without its optimizer, and all else of its run is there."""
-    for name in ("settings.json", "history.csv", "model.keras"):
-        shutil.copy(REFERENCE / name, tmp_path)
+    copy_run(REFERENCE, tmp_path)
     before = files(tmp_path)
     with pytest.raises(InputError, match=r"model.keras holds no optimizer, it can only be measured"):
         call("train.py", "--resume", "--epochs", 21, "--output-dir", tmp_path)
@@ -344,11 +424,12 @@ def test_twenty_kills(small_data, tmp_path):
     print(f"\nKILL_SEED={seed}")
     moments = random.Random(seed)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    unfinished = killed / ".model.part.keras"
     call(*command(whole, small_data, epochs=epochs))
 
     def being_written(since):
-        return unfinished.exists() and unfinished.stat().st_mtime_ns > since
+        with contextlib.suppress(FileNotFoundError):  # it may just have got its name
+            return any(path.stat().st_mtime_ns > since for path in killed.glob(".part-*/model.keras"))
+        return False
 
     kept = in_writing = 0
     for kill in range(1, KILLS + 1):

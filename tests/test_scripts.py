@@ -16,7 +16,7 @@ import keras
 import matplotlib.image
 import numpy as np
 import pytest
-from conftest import REFERENCE, ROOT, call, metrics, succeed
+from conftest import REFERENCE, ROOT, call, copy_run, metrics, succeed
 
 from data import DATA, load_mnist
 from evaluate import evaluate
@@ -46,7 +46,7 @@ def trained(small_data, tmp_path_factory):
     common = "--output-dir", folder, "--data", small_data
     output = succeed("train.py", *common, "--epochs", 2, "--limit", 96)
     assert len(re.findall(r"^epoch \d/2: ", output, re.MULTILINE)) == 2
-    assert f"python evaluate.py --output-dir {folder}\n" in output
+    assert f"Next: {sys.executable} evaluate.py --output-dir {folder}\n" in output
     assert "Test accuracy" in succeed("evaluate.py", *common)
     succeed("visualize.py", *common)
     return folder
@@ -106,8 +106,7 @@ def test_pairs_show_the_original_left_and_the_reconstruction_right(trained, smal
 
 
 def test_without_graphviz_all_else_is_drawn_and_the_same_to_the_byte(trained, tmp_path, monkeypatch):
-    for name in ("model.keras", "history.csv", "settings.json"):
-        shutil.copy(trained / name, tmp_path)
+    copy_run(trained, tmp_path)
     (tmp_path / "no-programs").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "no-programs"))
     output = call("visualize.py", "--output-dir", tmp_path)
@@ -188,8 +187,7 @@ def test_the_first_line_says_what_it_trains_on(trained, small_data):
 
 
 def test_other_data_only_by_name_and_then_it_is_said(trained, small_data, tmp_path):
-    for name in ("model.keras", "history.csv", "settings.json"):
-        shutil.copy(trained / name, tmp_path)
+    copy_run(trained, tmp_path)
     with np.load(small_data) as file:
         np.savez(tmp_path / "other.npz", **{name: array[:50] for name, array in file.items()})
     own = call("evaluate.py", "--output-dir", tmp_path)
@@ -203,8 +201,7 @@ def test_other_data_only_by_name_and_then_it_is_said(trained, small_data, tmp_pa
 
 @pytest.mark.slow
 def test_the_articles_figure_is_none_for_a_network_trained_on_others(trained, tmp_path):
-    for name in ("model.keras", "history.csv", "settings.json"):
-        shutil.copy(trained / name, tmp_path)
+    copy_run(trained, tmp_path)
     named = call("evaluate.py", "--output-dir", tmp_path, "--data", DATA)
     assert "on 10000 test images of mnist.npz" in named
     assert "99.33" not in named
@@ -227,8 +224,7 @@ def test_pictures_are_of_the_networks_epoch(trained, small_data, tmp_path):
 
 
 def test_fewer_pairs_leave_none_of_an_earlier_drawing(trained, tmp_path):
-    for name in ("model.keras", "history.csv", "settings.json"):
-        shutil.copy(trained / name, tmp_path)
+    copy_run(trained, tmp_path)
     pairs = tmp_path / "reconstructions"
     call("visualize.py", "--output-dir", tmp_path, "--count", 6)
     (pairs / "mine.png").touch()
@@ -238,8 +234,7 @@ def test_fewer_pairs_leave_none_of_an_earlier_drawing(trained, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="the shell here is sh")
 def test_nobody_reads_on_and_closed_streams(trained, tmp_path):
-    for name in ("model.keras", "history.csv", "settings.json"):
-        shutil.copy(trained / name, tmp_path)
+    copy_run(trained, tmp_path)
     command = shlex.join([sys.executable, str(ROOT / "evaluate.py"), "--output-dir", str(tmp_path)])
     for tail in ("| head -1", "<&- >&- 2>&-"):
         (tmp_path / "metrics.json").unlink(missing_ok=True)
@@ -253,11 +248,8 @@ def test_nobody_reads_on_and_closed_streams(trained, tmp_path):
 def test_the_next_command_is_one_that_the_shell_takes(trained, tmp_path):
     folder = tmp_path / "it's a $HOME; folder"
     folder.mkdir()
-    for name in ("model.keras", "history.csv", "settings.json"):
-        shutil.copy(trained / name, folder)
-    command = re.search(r"Next: python (visualize.py .*)", call("evaluate.py", "--output-dir", folder)).group(1)
-    done = subprocess.run(
-        ["sh", "-c", f"{shlex.quote(sys.executable)} {command}"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    copy_run(trained, folder)
+    command = re.search(r"Next: (.* visualize.py .*)", call("evaluate.py", "--output-dir", folder)).group(1)
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert (folder / "training.png").exists()

@@ -7,13 +7,29 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT, STUDY, files, metrics, run_script
 
-from data import InputError
-from experiments.second_task import COLUMNS, few_images, is_done, key_of, name_of, plan, read_runs, write_runs
-from run_folder import read_history
+from data import InputError, batches, epoch_order
+from evaluate import evaluate
+from experiments.second_task import (
+    COLUMNS,
+    few_images,
+    is_done,
+    key_of,
+    name_of,
+    new_run,
+    plan,
+    read_runs,
+    train_in_folder,
+    train_in_memory,
+    write_runs,
+)
+from model import prepare_model
+from run_folder import read_history, read_settings
+from train import reseed
 
 SCRIPT = "experiments/second_task.py"
 
@@ -48,6 +64,35 @@ def test_few_images_are_drawn_anew_for_each_seed_and_fill_their_batches(mnist):
     assert len(drawn[0] & drawn[1]) < 100
     with pytest.raises(ValueError, match="no whole number"):
         few_images(images, labels, 1000, 1251, 0)
+
+
+def test_a_run_in_memory_is_what_its_settings_say(mnist):
+    """Held against steps that are made here one by one: the weights of the losses, and when it is measured."""
+    (images, labels), (test_images, test_labels) = mnist
+    test_set = test_images[:64], test_labels[:64]
+    run = new_run("C", (0.9, 10), 3, images=96, steps=3, measured_at=(0, 1, 3))
+    measured = {steps: metrics for steps, metrics, _ in train_in_memory(run, (images[:96], labels[:96]), test_set)}
+
+    keras.utils.set_random_seed(3)
+    network = prepare_model()
+    network.compile(
+        keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True),
+        loss=["categorical_crossentropy", "mean_squared_error"],
+        loss_weights=[0.9, 10],
+    )
+    expected = {0: evaluate(network, *test_set)}
+    reseed(network, 3, 0)
+    for step, (x, targets) in enumerate(batches(images[:96], labels[:96], 32, epoch_order(96, 3, 0)), start=1):
+        network.train_on_batch(x, [targets["classification"], targets["autoencoder"]])
+        expected[step] = evaluate(network, *test_set)
+    assert measured == {steps: expected[steps] for steps in (0, 1, 3)}
+
+
+def test_a_run_in_a_folder_is_what_its_settings_say(small_data, tmp_path):
+    run = new_run("A", (0.9, 10), 3, images=320, epochs=1, steps=10)
+    train_in_folder(run, small_data, tmp_path)
+    settings = read_settings(tmp_path)
+    assert (settings["loss_weights"], settings["seed"], settings["epochs"]) == ([0.9, 10], 3, 1)
 
 
 def row(seed, **more):

@@ -1,0 +1,295 @@
+"""What a user's machine does to the program: keras.json, matplotlibrc, Graphviz, the terminal, the clock, memory."""
+
+import errno
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import cli
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, call, copy_run, metrics, run_script, succeed
+
+import files
+import run_folder
+import visualize
+from data import InputError
+from model import keras_settings, predict
+from train import new_model, train
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="made for Linux")
+
+
+@pytest.fixture(scope="module")
+def trained(small_data, tmp_path_factory):
+    """The folder of a finished run of one epoch."""
+    folder = tmp_path_factory.mktemp("trained")
+    call("train.py", "--output-dir", folder, "--data", small_data, "--epochs", 1, "--limit", 32)
+    return folder
+
+
+def train_a_little(images, labels):
+    """The weights and outputs of a network after one step, as one array."""
+    few = images[:8], labels[:8]
+    model = new_model()
+    list(train(model, few, few, epochs=1, batch_size=8))
+    return np.concatenate([array.ravel() for array in (*model.get_weights(), *predict(model, images[:8]))])
+
+
+@pytest.fixture(scope="module")
+def trained_a_little(mnist):
+    return train_a_little(*mnist[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("floatx", "float16"), ("floatx", "float64"), ("epsilon", 0.5), ("image_data_format", "channels_first")],
+)
+def test_what_keras_json_sets_changes_no_number(name, value, mnist, trained_a_little):
+    setter, before = getattr(keras.config, f"set_{name}"), keras.config.dtype_policy()
+    with keras_settings():  # which puts back what was
+        if name == "floatx":
+            keras.config.set_dtype_policy(value)  # as Keras itself does when it starts with this file
+        setter(value)
+        found = train_a_little(*mnist[0])
+        assert getattr(keras.config, name)() == value
+        assert keras.config.dtype_policy().name == (value if name == "floatx" else "float32")
+    assert found.dtype == np.float32
+    assert np.array_equal(found, trained_a_little)
+    assert (keras.config.floatx(), keras.config.dtype_policy()) == ("float32", before)
+
+
+def test_keras_json_changes_nothing_for_the_scripts(trained, small_data, tmp_path):
+    """The same weights to the bit, and what is measured and drawn is the same too."""
+    home, folder = tmp_path / "home", tmp_path / "run"
+    home.mkdir()
+    settings = {"floatx": "float16", "epsilon": 0.5, "image_data_format": "channels_first"}
+    (home / "keras.json").write_text(json.dumps({**settings, "backend": keras.backend.backend()}))
+    flags = "--output-dir", folder, "--data", small_data
+    succeed("train.py", *flags, "--epochs", 1, "--limit", 32, KERAS_HOME=str(home))
+    succeed("evaluate.py", *flags, KERAS_HOME=str(home))
+    call("evaluate.py", "--output-dir", trained)
+    for expected, array in zip(*(run_folder.load_network(place)[0].get_weights() for place in (trained, folder))):
+        assert np.array_equal(expected, array)
+    assert metrics(folder) == metrics(trained)
+
+
+@pytest.mark.parametrize("version", ["3.12.0", "3.14.0"])
+def test_a_run_goes_on_after_an_upgrade_of_keras(version, trained, small_data, tmp_path):
+    """The network's configuration is what that Keras wrote for it, and differs from today's in many places."""
+    copy_run(trained, tmp_path)
+    with zipfile.ZipFile(tmp_path / "model.keras") as today, zipfile.ZipFile(tmp_path / "old.keras", "w") as old:
+        for name in today.namelist():
+            if name == "config.json":
+                config = Path(__file__).with_name(f"keras-{version}.json").read_text(encoding="utf-8")
+                assert json.loads(config)["config"] != json.loads(today.read(name))["config"]
+                old.writestr(name, config)
+            else:
+                old.writestr(name, today.read(name))
+        old.comment = today.comment
+    (tmp_path / "old.keras").replace(tmp_path / "model.keras")
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    settings["starts"][0]["keras"] = version
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    said = call("train.py", "--resume", "--epochs", 2, "--output-dir", tmp_path)
+    assert f"this run began with keras {version}, not {keras.__version__}" in said
+    assert run_folder.load_network(tmp_path)[1]["epoch"] == 2
+
+
+@linux
+def test_matplotlibrc_does_not_decide_over_the_pictures(trained, tmp_path):
+    settings = "text.usetex: True\nfont.family: No Such Font\nsavefig.dpi: 10\nno.such.key: 1\nfigure.facecolor: red\n"
+    (tmp_path / "matplotlibrc").write_text(settings)
+    for folder in ("plain", "theirs"):
+        (tmp_path / folder).mkdir()
+        copy_run(trained, tmp_path / folder)
+    call("visualize.py", "--output-dir", tmp_path / "plain")
+    theirs = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "MPLBACKEND": "nonsense"}
+    succeed("visualize.py", "--output-dir", tmp_path / "theirs", **theirs)
+    for path in (tmp_path / "plain").rglob("*.png"):
+        assert path.read_bytes() == (tmp_path / "theirs" / path.relative_to(tmp_path / "plain")).read_bytes(), path.name
+
+
+@linux
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo no memory >&2; exit 1", "returned non-zero exit status 1"),
+        ("kill -9 $$", "SIGKILL"),
+        ("sleep 1000", "timed out after 1 seconds"),
+    ],
+    ids=["fails", "is killed", "hangs"],
+)
+def test_graphviz_that_does_not_work(script, said, trained, tmp_path, monkeypatch):
+    dot = tmp_path / "bin" / "dot"
+    dot.parent.mkdir()
+    dot.write_text(f"#!/bin/sh\n{script}\n")
+    dot.chmod(0o755)
+    monkeypatch.setenv("PATH", str(dot.parent), prepend=os.pathsep)
+    monkeypatch.setattr(visualize.draw_model, "__defaults__", (1,))  # seconds
+    copy_run(trained, tmp_path)
+    output = call("visualize.py", "--output-dir", tmp_path)
+    assert sum(said in line and "No model.png" in line for line in output.splitlines()) == 1
+    assert not (tmp_path / "model.png").exists()
+    assert (tmp_path / "mistakes.png").exists()
+
+
+@linux
+def test_paths_that_a_terminal_cannot_show(trained, tmp_path):
+    for name in ("実験", os.fsdecode(b"\xff")):
+        folder = tmp_path / name
+        folder.mkdir()
+        copy_run(trained, folder)
+        said = succeed("evaluate.py", "--output-dir", folder, PYTHONIOENCODING="ascii")
+        assert name.encode("ascii", "backslashreplace").decode() in said
+
+
+@linux
+def test_output_that_cannot_be_written(trained, small_data, tmp_path):
+    copy_run(trained, tmp_path)
+    for script in (["evaluate.py"], ["train.py", "--resume"]):
+        (tmp_path / "metrics.json").unlink(missing_ok=True)
+        command = shlex.join([sys.executable, str(ROOT / script[0]), *script[1:], "--output-dir", str(tmp_path)])
+        done = subprocess.run(["sh", "-c", f"{command} > /dev/full"], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert re.fullmatch(rf"{script[0]}: the output could not be written \(No space left on .*\n", done.stderr)
+        assert (tmp_path / "metrics.json").exists() == (script[0] == "evaluate.py")
+    assert run_folder.load_network(tmp_path)[1]["epoch"] == 1
+
+
+@pytest.mark.parametrize("flag", ["-P", "-I"])
+def test_python_that_leaves_out_the_scripts_folder(flag, trained):
+    done = subprocess.run(
+        [sys.executable, flag, ROOT / "evaluate.py", "--help"], capture_output=True, text=True, check=False, cwd=trained
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: evaluate.py")
+
+
+@pytest.mark.parametrize("package", ["numpy", "matplotlib", "keras"])
+def test_a_missing_package_ends_in_one_line(package, tmp_path):
+    (tmp_path / f"{package}.py").write_text(f'raise ModuleNotFoundError("No module named {package!r}")\n')
+    done = run_script("visualize.py", "--output-dir", tmp_path, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(rf"visualize.py: No module named '{package}': is what requirements.txt .*\n", done.stderr)
+
+
+@linux
+@pytest.mark.parametrize("command", ["python", sys.executable])
+def test_the_next_command_takes_the_python_that_runs(command, monkeypatch):
+    """Its name where the environment is active, else its path."""
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix if command == "python" else "/another")
+    assert cli.next_command("evaluate.py", cli.OUTPUT_DIR) == f"{command} evaluate.py"
+
+
+@pytest.mark.parametrize("year", [1970, 2108])
+def test_a_clock_that_no_archive_can_hold(year, small_data, tmp_path, monkeypatch):
+    now = time.struct_time((year, 1, 1, 0, 0, 0, 0, 1, 0))
+    monkeypatch.setattr(time, "localtime", lambda seconds=None: now)
+    with pytest.raises(InputError, match=r"^the clock says "):
+        call("train.py", "--output-dir", tmp_path, "--data", small_data, "--epochs", 1, "--limit", 8)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_out_of_memory_is_one_line(capsys):
+    for error in (MemoryError(), MemoryError("Unable to allocate 40. GiB")):
+
+        def main(error=error):
+            raise error
+
+        with pytest.raises(SystemExit) as stop:
+            cli.start(main)
+        assert stop.value.code == 1
+        assert capsys.readouterr().err.endswith(f": {str(error) or 'out of memory'}\n")
+
+
+@linux
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("model name\t: ARMv7 Processor rev 4 (v7l)\nprocessor\t: 1\n", "ARMv7 Processor rev 4 (v7l)"),
+        ("model\t\t: 1\nmodel name\t: A\ncpu family\t: 2\n", "A, family 2, model 1"),
+    ],
+)
+def test_processors_without_a_family(text, name, monkeypatch):
+    read_text = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, **more: text if path == Path("/proc/cpuinfo") else read_text(path, **more)
+    )
+    assert run_folder.processor() == name
+
+
+@linux
+def test_only_a_lock_that_is_held_says_so(tmp_path, monkeypatch):
+    """ENOLCK is the answer of a file system without locks; there the program goes on without them."""
+
+    def fail(number):
+        def flock(file, how):
+            raise OSError(number, os.strerror(number))
+
+        return flock
+
+    monkeypatch.setattr(files.fcntl, "flock", fail(errno.EWOULDBLOCK))
+    with pytest.raises(InputError, match=r"^another train.py is at work"), files.locked(tmp_path / ".lock", "train.py"):
+        pass
+    monkeypatch.setattr(files.fcntl, "flock", fail(errno.ENOLCK))
+    with files.locked(tmp_path / ".lock", "train.py"):
+        files.write_json(tmp_path / "whole.json", {})
+    assert (tmp_path / "whole.json").exists()
+
+
+@linux
+def test_a_file_system_that_syncs_no_folders(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def fsync_files_only(number):
+        if os.path.isdir(f"/proc/self/fd/{number}"):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", fsync_files_only)
+    files.write_json(tmp_path / "whole.json", {})
+    assert (tmp_path / "whole.json").exists()
+
+
+def test_a_file_that_a_reader_holds_open_on_windows(tmp_path, monkeypatch):
+    replace, tries = os.replace, []
+
+    def replace_later(old, new):
+        tries.append(new)
+        if len(tries) < 4:
+            raise PermissionError(errno.EACCES, "in use")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", replace_later)
+    files.write_json(tmp_path / "whole.json", {})
+    assert len(tries) == 4
+    assert (tmp_path / "whole.json").exists()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("classification_accuracy", 1.0),  # a real case: few test images, and all of them right
+        ("classification_accuracy", float("nan")),
+        *(("autoencoder_loss", value) for value in (0.0, -1.0, float("nan"), float("inf"), 1e300)),
+    ],
+)
+def test_a_history_that_no_logarithm_can_show(column, value):
+    names = ("classification_loss", "autoencoder_loss", "classification_accuracy")
+    row = {prefix + name: value if name == column else 0.5 for prefix in ("", "val_") for name in names}
+    for article in (None, 0.9933):
+        figure = visualize.draw_training([{"epoch": epoch, **row} for epoch in (1, 2)], (0.9, 0.1), article)
+        figure.savefig(io.BytesIO())
+        empty = ["none in any epoch" in {text.get_text() for text in axes.texts} for axes in figure.axes]
+        assert empty == [name == column for name in names]
