@@ -2,7 +2,7 @@
 
     python evaluate.py
 
-Prints accuracy, errors, both losses and the accuracy of each class, and writes the same to metrics.json
+Prints accuracy, errors, the losses and the accuracy of each class, and writes the same to metrics.json
 in the output directory. The data are those that the run was trained on, unless --data names others.
 """
 
@@ -14,37 +14,56 @@ import cli  # first, for it loads Keras without TensorFlow's greeting
 import numpy as np
 
 import run_folder
-from data import CLASS_NUM, MNIST_SHA256, load_mnist, preprocess
+from data import MNIST_SHA256, PREDICT_BATCH_SIZE, check_fit, keras_batches, load_data, preprocess
 from files import write_json
-from model import predict
+from model import keras_settings, predict
 
 ARTICLE_ACCURACY = 0.9933  # [A] after 20 epochs
 
 
-def compute_metrics(images, labels, probabilities, reconstructions):
-    """Hold what predict() returned for uint8 images (n, 28, 28) against them and their labels (n,).
+def compute_metrics(images, labels, outputs, class_names=None):
+    """Hold what predict() returned for images against them and their labels (n,), both as load_data() gives them.
 
-    Returns a dict: counts of images and errors, accuracies from 0 to 1 (None for a class that does
-    not occur), the two losses as means over the images.
+    class_names: by default their numbers. Returns a dict: counts of images and errors, accuracies from 0 to 1
+    (None for a class that does not occur), the two losses as means over the images.
     """
+    probabilities, reconstructions = outputs["classification"], outputs["autoencoder"]
     correct = probabilities.argmax(axis=1) == labels  # [R]
     # Keras on TensorFlow takes the cross-entropy of the logits, where nothing is cut off; the probabilities can be too
     # small for a float32. Clipped at the smallest one, such an image counts as 87, where Keras may count more.
     of_truth = probabilities[np.arange(len(labels)), labels].clip(np.finfo(np.float32).tiny)
-    hits = {str(label): correct[labels == label] for label in range(CLASS_NUM)}
+    class_names = class_names or [str(label) for label in range(probabilities.shape[1])]
+    hits = {name: correct[labels == label] for label, name in enumerate(class_names)}
     return {
         "accuracy": round(float(correct.mean()), 6),
         "errors": int((~correct).sum()),
         "images": len(labels),
         "classification_loss": round(float(-np.log(of_truth, dtype=np.float64).mean()), 6),
         "autoencoder_loss": round(float(np.square(reconstructions - preprocess(images)).mean(dtype=np.float64)), 6),
-        "accuracy_of_class": {label: round(float(hit.mean()), 6) if len(hit) else None for label, hit in hits.items()},
+        "accuracy_of_class": {name: round(float(hit.mean()), 6) if len(hit) else None for name, hit in hits.items()},
     }
 
 
-def evaluate(model, images, labels):
-    """Run the network on uint8 images (n, 28, 28) with labels (n,); returns what compute_metrics() does."""
-    return compute_metrics(images, labels, *predict(model, images))
+def measure_others(model, images, labels):
+    """Return the losses and metrics, as compiled, of the outputs that the article does not have, measured by Keras."""
+    others = tuple(name for name in model.output_names if name not in ("classification", "autoencoder"))
+    x, steps = keras_batches(model, images, labels, PREDICT_BATCH_SIZE)
+    with keras_settings():
+        measured = model.evaluate(x, steps=steps, return_dict=True, verbose=0)
+    measured = {name.replace("_mean", "_loss"): value for name, value in sorted(measured.items())}
+    return {name: round(value, 6) for name, value in measured.items() if name.startswith(others)}
+
+
+def evaluate(model, images, labels, class_names=None):
+    """Run a network on images and labels as load_data() gives them; returns what compute_metrics() does.
+
+    Of a compiled network with more outputs than the article's, "other_outputs" has their losses and metrics.
+    """
+    check_fit(model, images, labels)
+    metrics = compute_metrics(images, labels, predict(model, images), class_names)
+    if model.compiled and len(model.outputs) > 2:
+        metrics["other_outputs"] = measure_others(model, images, labels)
+    return metrics
 
 
 def report(metrics):
@@ -56,18 +75,20 @@ def report(metrics):
         "Classification loss": f"{metrics['classification_loss']:.4f} (cross-entropy)",
         "Autoencoder loss": f"{metrics['autoencoder_loss']:.4f} (mean squared error)",
     }
-    for label, accuracy in metrics["accuracy_of_class"].items():
-        lines[f"Accuracy of {label}"] = "no such image" if accuracy is None else f"{accuracy:.2%}"
-    return [f"{name:20} {text}" for name, text in lines.items() if text]
+    lines |= {name: f"{value:.4f}" for name, value in metrics.get("other_outputs", {}).items()}
+    for name, accuracy in metrics["accuracy_of_class"].items():
+        lines[f"Accuracy of {name}"] = "no such image" if accuracy is None else f"{accuracy:.2%}"
+    width = max(20, *map(len, lines))
+    return [f"{name:{width}} {text}" for name, text in lines.items() if text]
 
 
 def main(argv=None):
     args = cli.ArgumentParser(__doc__, data_help="the one that the run was trained on").parse_args(argv)
     folder = args.output_dir
     path = args.data or run_folder.data_of_run(folder)
-    model, stamp = run_folder.load_network(folder)
-    _, (images, labels) = load_mnist(path)
-    metrics = {**evaluate(model, images, labels), "epoch": stamp["epoch"], **run_folder.data_entry(path)}
+    model, stamp = run_folder.load_network(folder, compiled=True)
+    _, test_set, class_names = load_data(path)
+    metrics = {**evaluate(model, *test_set, class_names), "epoch": stamp["epoch"], **run_folder.data_entry(path)}
     own_data = metrics["data_sha256"] == stamp["data_sha256"]
     if own_data and metrics["data_sha256"] == MNIST_SHA256:
         metrics["article_accuracy"] = ARTICLE_ACCURACY

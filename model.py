@@ -12,13 +12,13 @@ import contextlib
 import keras
 from keras import layers
 
-from data import CLASS_NUM, IMAGE_SHAPE, PREDICT_BATCH_SIZE, keras_batches
+from data import PREDICT_BATCH_SIZE, keras_batches
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
-INPUT_SHAPE = (*IMAGE_SHAPE, 1)
-OUTPUT_SHAPES = {"classification": (CLASS_NUM,), "autoencoder": INPUT_SHAPE}
+INPUT_SHAPE = (28, 28, 1)  # [A] height and width, both multiples of 4, and channels
+CLASS_NUM = 10  # [A]
 FILTERS = 64  # [A] in every convolution but the last
 KERNEL_SIZE = (3, 3)  # [A]
 DROPOUT = 0.1  # [A] the share of activations set to 0 while training
@@ -48,8 +48,8 @@ def conv(name):
 def prepare_model(input_shape=INPUT_SHAPE, class_num=CLASS_NUM):
     """Build the network [A], not compiled, with Keras' default initialisers.
 
-    Input: float32 (n, 28, 28, 1). Outputs, in this order: `classification`, the probabilities
-    (n, 10), and `autoencoder`, the reconstruction (n, 28, 28, 1), from 0 to 1. 3,445,323 parameters.
+    Input: float32 (n, *input_shape). Outputs, in this order: `classification`, the probabilities (n, class_num),
+    and `autoencoder`, the reconstruction, like the input, from 0 to 1. By default it has 3,445,323 parameters.
     The layers take Keras' present settings, the article's within keras_settings(); the outputs are always float32.
     """
     image = keras.Input(input_shape, dtype="float32", name="image")
@@ -78,8 +78,9 @@ def prepare_model(input_shape=INPUT_SHAPE, class_num=CLASS_NUM):
     x = layers.UpSampling2D((2, 2), name="upsampling1")(encoding)
     x = conv("decoder")(x)
     x = layers.UpSampling2D((2, 2), name="upsampling2")(x)
+    channels = input_shape[-1]
     autoencoder = layers.Conv2D(
-        1, KERNEL_SIZE, padding="same", activation="sigmoid", dtype="float32", name="autoencoder"
+        channels, KERNEL_SIZE, padding="same", activation="sigmoid", dtype="float32", name="autoencoder"
     )(x)
 
     return keras.Model(image, [classification, autoencoder], name="cnn_autoencoder")
@@ -108,7 +109,7 @@ def draw_16_bits(model):
 
 
 def predict(model, images):
-    """Run the network on uint8 images (n, 28, 28); returns probabilities (n, 10) and reconstructions (n, 28, 28, 1)."""
-    x, steps = keras_batches(images, None, PREDICT_BATCH_SIZE)
+    """Run the network on images as load_data() gives them; returns its outputs by name, arrays float32 (n, ...)."""
+    x, steps = keras_batches(model, images, None, PREDICT_BATCH_SIZE)
     with keras_settings():
-        return model.predict(x, steps=steps, verbose=0)
+        return dict(zip(model.output_names, model.predict(x, steps=steps, verbose=0)))

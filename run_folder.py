@@ -26,17 +26,19 @@ import numpy as np
 
 from data import DATA, InputError
 from files import PART, atomic_write, locked, write_json
-from model import INPUT_SHAPE, OUTPUT_SHAPES
 
 RUN_FILES = ("settings.json", "history.csv", "model.keras")
 SETTINGS, HISTORY, MODEL = RUN_FILES
 METRICS = "metrics.json"
 PAIRS = "reconstructions/[0-9][0-9].png"
-PICTURES = ("model.png", PAIRS, "reconstructions.png", "training.png", "confusion_matrix.png", "mistakes.png")
+PICTURES = (
+    *("model.png", PAIRS, "reconstructions.png", "training.png", "confusion_matrix.png", "mistakes.png"),
+    "predictions.png",
+)
 # train.py's flags that define a run, with their types; what the numbers may be, its parser knows.
 RUN_FLAGS = {"epochs": int, "batch_size": int, "seed": int, "limit": int | None, "loss_weights": list, "precision": str}
 STAMP = ("batch_size", "seed", "limit", "loss_weights", "precision", "data_sha256")  # what model.keras says of its run
-HISTORY_COLUMNS = {"classification_loss", "autoencoder_loss", "classification_accuracy"}  # and "val_" before each
+NO_OPTIMIZER = "Skipping variable loading for optimizer"  # how a warning of Keras begins
 START_ANEW = "replace it with --overwrite, or choose another --output-dir"
 
 
@@ -84,6 +86,11 @@ def settings_of(model, args):
     return settings | data_entry(args.data) | {"backend": keras.backend.backend()}
 
 
+def are_numbers(values):
+    """Return whether a list, read from a file, holds nothing but numbers."""
+    return all(isinstance(value, int | float) for value in values)
+
+
 def read_settings(folder):
     """Return what settings.json holds; raises InputError when there is none, or when it is damaged."""
     path = folder / SETTINGS
@@ -95,16 +102,17 @@ def read_settings(folder):
     except (RecursionError, ValueError):
         settings = None
     match settings:
-        case {"data": str(), "data_sha256": _, "loss_weights": [int() | float(), int() | float()], "starts": [{}, *_]}:
+        case {"data": str(), "data_sha256": _, "loss_weights": [*weights], "starts": [{}, *_]} if are_numbers(weights):
             if all(isinstance(settings.get(name), kind) for name, kind in RUN_FLAGS.items()):
                 return settings
     raise InputError(f"{path}: damaged, not the settings that train.py wrote: {START_ANEW}")
 
 
-def read_history(folder, epochs=None):
+def read_history(folder, epochs=None, outputs=()):
     """Read what save_epoch() wrote, or its first epochs; raises InputError when the file does not hold them.
 
-    A run whose first epoch has not ended has no such file: [].
+    outputs: names of outputs whose losses must be among the columns. A run whose first epoch has not ended has no
+    such file: [].
     """
     path = folder / HISTORY
     if not path.exists() and not epochs:
@@ -114,7 +122,8 @@ def read_history(folder, epochs=None):
             rows = itertools.islice(csv.DictReader(file), epochs)
             rows = [{name: float(value) for name, value in row.items()} for row in rows]
         whole = [row["epoch"] for row in rows] == list(range(1, (epochs or len(rows)) + 1))
-        if not whole or not HISTORY_COLUMNS <= rows[0].keys() >= {f"val_{name}" for name in HISTORY_COLUMNS}:
+        losses = {f"{prefix}{name}_loss" for name in outputs for prefix in ("", "val_")}
+        if not whole or not losses | {"val_classification_accuracy"} <= rows[0].keys():
             raise ValueError
     except (IndexError, OSError, KeyError, TypeError, ValueError, csv.Error):
         raise InputError(f"{path}: damaged, it does not hold the epochs that train.py wrote: {START_ANEW}") from None
@@ -159,16 +168,17 @@ def read_stamp(path):
         with zipfile.ZipFile(path) as file:
             stamp, weights = json.loads(file.comment), file.getinfo("model.weights.h5")
         match stamp:
-            case {"epoch": int(epoch), "loss_weights": [int() | float(), int() | float()]} if epoch > 0:
+            case {"epoch": int(epoch), "loss_weights": [*numbers]} if epoch > 0 and are_numbers(numbers):
                 return {**{name: stamp[name] for name in ("epoch", *STAMP)}, "weights": weights.CRC}
     return {}
 
 
-def load_network(folder, precision="float32"):
-    """Return the network of a run, not compiled, and its stamp; only writing() says that both are of the same epoch.
+def load_network(folder, precision="float32", compiled=False):
+    """Return the network of a run and its stamp; only writing() says that both are of the same epoch.
 
-    precision: what it is to compute in, None for what it was trained in. Raises InputError when no epoch has
-    ended yet, and when the file is damaged, holds code (Keras' safe mode stays on), or is not the article's network.
+    precision: what it is to compute in, None for what it was trained in. compiled: whether as it was saved. Raises
+    InputError when no epoch has ended yet, and when the file is damaged, holds code (Keras' safe mode stays on), or
+    lacks the article's outputs.
     """
     path = folder / MODEL
     if not path.exists():
@@ -176,13 +186,14 @@ def load_network(folder, precision="float32"):
         raise InputError(f"no epoch of the run in {folder} has ended yet: go on with train.py --resume")
     stamp = read_stamp(path)
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        inputs = {tensor.name: tensor.shape[1:] for tensor in model.inputs}
-        outputs = list(zip(getattr(model, "output_names", []), model.output_shape))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=NO_OPTIMIZER)
+            model = keras.saving.load_model(path, compile=compiled, safe_mode=True)
+        ours = len(model.inputs) == 1 and {"classification", "autoencoder"} <= {*getattr(model, "output_names", [])}
     except Exception as error:  # a strange or damaged file can fail in a dozen ways
         raise InputError(f"{path}: not a readable Keras model ({error})") from None
-    if inputs != {"image": INPUT_SHAPE} or outputs != [(name, (None, *shape)) for name, shape in OUTPUT_SHAPES.items()]:
-        raise InputError(f"{path}: not the article's network, its input or outputs are others")
+    if not ours:
+        raise InputError(f"{path}: not a network of this project, its input or outputs are others")
     if not stamp:
         raise InputError(f"{path}: does not say of which run and epoch it is, so train.py did not write it")
     for layer in model.layers:
@@ -204,7 +215,7 @@ def restore(folder, model, settings):
     model.optimizer.build(model.trainable_variables)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="Skipping variable loading for optimizer")
+            warnings.filterwarnings("error", message=NO_OPTIMIZER)
             model.load_weights(folder / MODEL)
     except Exception:
         raise InputError(f"cannot resume: {folder / MODEL} holds no optimizer, it can only be measured") from None

@@ -19,13 +19,12 @@ import keras
 import numpy as np
 
 import run_folder
-from data import DATA, PREDICT_BATCH_SIZE, InputError, epoch_order, keras_batches, load_mnist
+from data import DATA, PREDICT_BATCH_SIZE, InputError, epoch_order, keras_batches, load_data, preprocess
 from files import locked
-from model import draw_16_bits, keras_settings, prepare_model
+from model import CLASS_NUM, INPUT_SHAPE, draw_16_bits, keras_settings, prepare_model
 
 EPOCHS = 20  # [A]
 BATCH_SIZE = 32  # [R]
-LOSS_WEIGHTS = (0.9, 0.1)  # [A] classification, autoencoder
 LEARNING_RATE = 0.01  # [A]
 MOMENTUM = 0.9  # [A] with Nesterov's correction
 SEED = 0  # ours; the original fixes none
@@ -37,15 +36,18 @@ EPOCH_LINE = (
 )
 
 
+LOSS_WEIGHTS = {"classification": 0.9, "autoencoder": 0.1}  # [A]
+
+
 def compile_model(model, loss_weights=LOSS_WEIGHTS):
     """Compile the network [A]: a loss and a weight for each named output, SGD with Nesterov momentum.
 
-    loss_weights: of classification and autoencoder. Returns the model.
+    loss_weights: a dict by output. Returns the model.
     """
     model.compile(
         optimizer=keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM, nesterov=True),
         loss={"classification": "categorical_crossentropy", "autoencoder": "mean_squared_error"},
-        loss_weights={"classification": loss_weights[0], "autoencoder": loss_weights[1]},
+        loss_weights=loss_weights,
         # Ours; they change nothing in the training. "mean" is over the images, where Keras' own column of a loss is,
         # on TensorFlow, the mean over the batches, of which the last may be smaller.
         metrics={
@@ -56,14 +58,15 @@ def compile_model(model, loss_weights=LOSS_WEIGHTS):
     return model
 
 
-def new_model(seed=SEED, loss_weights=LOSS_WEIGHTS, precision=PRECISION):
+def new_model(seed=SEED, loss_weights=LOSS_WEIGHTS, precision=PRECISION, input_shape=INPUT_SHAPE, class_num=CLASS_NUM):
     """Return the compiled network with initial weights that depend on the seed.
 
     seed: of Python, NumPy and the backend too. precision: one of PRECISIONS; the weights are float32 under each.
+    input_shape, class_num: as for prepare_model().
     """
     keras.utils.set_random_seed(seed)
     with keras_settings(precision):
-        model = compile_model(prepare_model(), loss_weights)
+        model = compile_model(prepare_model(input_shape, class_num), loss_weights)
     draw_16_bits(model)
     return model
 
@@ -83,15 +86,16 @@ def train(
 ):
     """Train a compiled model epoch by epoch, and yield the row of each for history.csv.
 
-    train_set, test_set: (images, labels) as load_mnist gives them; the test set is measured after every
+    train_set, test_set: (images, labels) as load_data() gives them; the test set is measured after every
     epoch, for the curves only. first_epoch: how many of the epochs the model has behind it. callbacks:
     Keras' own. A row is a dict: epoch, seconds, and what Keras measured, losses as means over the images,
-    accuracies from 0 to 1. Raises FloatingPointError when a loss becomes infinite or NaN.
+    accuracies from 0 to 1. Raises FloatingPointError when a loss becomes infinite or NaN, and InputError, before
+    the first step, when the images or labels do not fit the model.
     """
     for epoch in range(first_epoch, epochs):
         started = time.perf_counter()
-        x, steps = keras_batches(*train_set, batch_size, epoch_order(len(train_set[0]), seed, epoch))
-        test_x, test_steps = keras_batches(*test_set, PREDICT_BATCH_SIZE)
+        x, steps = keras_batches(model, *train_set, batch_size, epoch_order(len(train_set[0]), seed, epoch))
+        test_x, test_steps = keras_batches(model, *test_set, PREDICT_BATCH_SIZE)
         of_this_epoch = keras.callbacks.LambdaCallback(
             # Not before fit(): what PyTorch draws from its generator to start a DataLoader would come between.
             on_train_batch_begin=lambda step, logs, epoch=epoch: step or reseed(model, seed, epoch),
@@ -131,8 +135,11 @@ def parse_args(argv=None):
     add("--seed", type=cli.number(int, 0), default=SEED, help="seed of weights, image order, Dropout (default: 0)")
     add("--limit", type=cli.number(int, 1), help="train on the first LIMIT images only, for a quick try")
     add("--precision", choices=PRECISIONS, default=PRECISION, help="what the layers compute in (default: float32)")
-    two_weights = {"type": cli.number(float, 0), "nargs": 2, "default": list(LOSS_WEIGHTS), "metavar": ("C", "A")}
-    add("--loss-weights", **two_weights, help="of classification and autoencoder (default: 0.9 0.1)")
+    names, weights = tuple(name.upper() for name in LOSS_WEIGHTS), list(LOSS_WEIGHTS.values())
+    weights_help = f"of the outputs (default: {' '.join(map(str, weights))})"
+    add(
+        "--loss-weights", type=cli.number(float, 0), nargs=len(names), metavar=names, default=weights, help=weights_help
+    )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--resume", action="store_true", help="go on with the run in the output directory")
     mode.add_argument("--overwrite", action="store_true", help="replace the run in the output directory")
@@ -147,7 +154,7 @@ def parse_args(argv=None):
         args = parser.parse_args(argv)
         args.data = args.data or run_folder.data_of_run(args.output_dir)
     if not any(args.loss_weights):
-        parser.error("argument --loss-weights: with 0 and 0 there is nothing to train")
+        parser.error("argument --loss-weights: with 0 everywhere there is nothing to train")
     args.data = args.data or DATA
     return args
 
@@ -157,12 +164,14 @@ def main(argv=None):
     folder = args.output_dir
     if not 1980 <= time.localtime().tm_year < 2108:  # the dates that a zip archive can hold, and a .keras file is one
         raise InputError(f"the clock says {time.ctime()}, with which no network can be saved: set it right")
-    (images, labels), test_set = load_mnist(args.data)
+    (images, labels), test_set, class_names = load_data(args.data)
     train_set = images[: args.limit], labels[: args.limit]
+    input_shape = preprocess(images[:1]).shape[1:]
     terminal = bool(sys.stdout) and sys.stdout.isatty()  # there Keras' progress bar says what is to be said
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", "train.py"):
-        model = new_model(args.seed, args.loss_weights, args.precision)
+        loss_weights = dict(zip(LOSS_WEIGHTS, args.loss_weights))
+        model = new_model(args.seed, loss_weights, args.precision, input_shape, len(class_names))
         settings, history = run_folder.settings_of(model, args), []
         if args.resume:
             settings, history = run_folder.resume(folder, model, settings)

@@ -12,6 +12,7 @@ mistakes.png             the images it got wrong, most confident first
 
 import subprocess
 import sys
+import textwrap
 
 sys.path.insert(0, __file__.removesuffix("visualize.py"))  # which python -P and python -I leave out
 import cli  # first, for it loads Keras without TensorFlow's greeting
@@ -23,24 +24,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 import run_folder
-from data import CLASS_NUM, MNIST_SHA256, load_mnist
+from data import MNIST_SHA256, check_fit, load_data
 from evaluate import ARTICLE_ACCURACY
 from files import atomic_write
 from model import predict
 
 COUNT = 3  # [A] shows as many pairs
-SCALE = 8  # a pixel of MNIST becomes 8x8 pixels of a pair
-GAP = 2  # of MNIST's pixels, between the two halves of a pair
+PAIR_HEIGHT = 224  # pixels, or a little less: a pixel of MNIST becomes 8x8 of them
+GAP = 2  # of the images' pixels, between the two halves of a pair
+SHEET_COLUMNS = 10  # as many fit on a sheet
+MATRIX_CLASSES = 20  # as many can be told apart with a number in each cell
 MISTAKES = 24  # as many fit on a sheet
 PNG = {"Software": None}  # no version, no date: the same picture is the same file
 
 
-def to_greys(reconstructions):
-    """Turn the network's (n, 28, 28, 1), 0 for ink, into MNIST's greys: uint8 (n, 28, 28), 255 for ink.
+def to_images(reconstructions):
+    """Turn the network's (n, height, width, channels), 0 for ink, into uint8 images as load_data() gives them.
 
     [R] has (255 - y) * 255 here, in float32; its cast to uint8 overflows and draws full ink black.
     """
-    return np.rint(255 * (1 - reconstructions[..., 0])).clip(0, 255).astype(np.uint8)
+    images = np.rint(255 * (1 - reconstructions)).clip(0, 255).astype(np.uint8)
+    return images[..., 0] if images.shape[-1] == 1 else images
 
 
 def save_figure(figure, path):
@@ -50,7 +54,7 @@ def save_figure(figure, path):
 
 
 def join(image, reconstruction, gap, axis):
-    """Return an image and its reconstruction, uint8 (28, 28) each, in one: along an axis, a white gap between them."""
+    """Return an image and its reconstruction, uint8 both, in one: along an axis, a white gap between them."""
     white = np.full_like(image.take(range(gap), axis), 255)
     return np.concatenate((image, white, reconstruction), axis)
 
@@ -58,15 +62,17 @@ def join(image, reconstruction, gap, axis):
 def draw_reconstructions(images, reconstructions, folder):
     """Write reconstructions/00.png, 01.png, ... in a run's folder: left the original, right the reconstruction.
 
-    images, reconstructions: uint8 (n, 28, 28). What an earlier drawing left beyond these is removed.
+    images, reconstructions: as load_data() gives them. What an earlier drawing left beyond these is removed.
     """
     (folder / run_folder.PAIRS).parent.mkdir(exist_ok=True)
     for path in folder.glob(run_folder.PAIRS):
         path.unlink()
     for number, (image, reconstruction) in enumerate(zip(images, reconstructions)):
-        enlarged = np.kron(join(image, reconstruction, GAP, axis=1), np.ones((SCALE, SCALE), np.uint8))
+        scale = max(1, PAIR_HEIGHT // len(image))
+        pair = join(image, reconstruction, GAP, axis=1).repeat(scale, axis=0).repeat(scale, axis=1)
+        pair = pair if pair.ndim == 3 else np.dstack(3 * [pair])  # a colour map would round
         with atomic_write((folder / run_folder.PAIRS).with_name(f"{number:02d}.png"), folder) as temporary:
-            matplotlib.image.imsave(temporary, np.dstack(3 * [enlarged]), metadata=PNG)  # a colour map would round
+            matplotlib.image.imsave(temporary, pair, metadata=PNG)
 
 
 def draw_model(model, seconds=60):
@@ -78,8 +84,13 @@ def draw_model(model, seconds=60):
         print(f"No model.png, Graphviz is missing or fails ({error}): apt install graphviz, or https://graphviz.org")
 
 
+def short(name):
+    """Return the name of a class as it fits above a picture."""
+    return textwrap.shorten(name, 14, placeholder="…") if len(name) > 14 else name
+
+
 def show(axes, picture, answer, probability, **title):
-    """Show a picture of greys without ticks and frame, under an answer and its probability."""
+    """Show a picture, grey or of colours, without ticks and frame, under an answer and its probability."""
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
@@ -87,40 +98,49 @@ def show(axes, picture, answer, probability, **title):
     axes.set_title(f"{answer}\n{percent}", **title)
 
 
-def draw_sheet(images, labels, probabilities, reconstructions):
-    """Draw the first two test images of every class, each above its reconstruction, under what the classifier says.
+def draw_sheet(images, labels, probabilities, reconstructions, class_names):
+    """Draw test images of every class in two rows, each above its reconstruction, under what the classifier says.
 
-    images, reconstructions: uint8 (n, 28, 28). probabilities: (n, 10). Returns the figure.
+    images, reconstructions: as load_data() gives them. probabilities: (n, classes). There are ten columns or a few
+    less, one for each class of ten; of more than ten classes only the first ten are shown. Returns the figure.
     """
+    classes, height = class_names[:SHEET_COLUMNS], images.shape[1]
+    of_class = SHEET_COLUMNS // len(classes)  # columns for each class
+    which = "every class" if len(classes) == len(class_names) else f"{len(classes)} of {len(class_names)} classes"
     figure = Figure(figsize=(10, 5.6), layout="constrained")
-    figure.suptitle("Both tasks on two test images of every class: answer (red: wrong), probability, drawing")
+    how_many = "two" if of_class == 1 else 2 * of_class
+    figure.suptitle(f"Both tasks on {how_many} test images of {which}: answer (red: wrong), probability, drawing")
     figure.get_layout_engine().set(w_pad=0.02, wspace=0, hspace=0)
-    for label in range(CLASS_NUM):
-        for row, index in enumerate(np.flatnonzero(labels == label)[:2]):
-            axes = figure.add_subplot(2, CLASS_NUM, row * CLASS_NUM + label + 1)
+    size = 10 if max(map(len, class_names)) < 8 else 7
+    for label in range(len(classes)):
+        for number, index in enumerate(np.flatnonzero(labels == label)[: 2 * of_class]):
+            row, column = divmod(number, of_class)
+            columns = len(classes) * of_class
+            axes = figure.add_subplot(2, columns, row * columns + label * of_class + column + 1)
             answer, picture = probabilities[index].argmax(), join(images[index], reconstructions[index], 2, axis=0)
             color = "black" if answer == label else "tab:red"
-            show(axes, picture, answer, probabilities[index].max(), fontsize=10, color=color)
-            if label == 0:
-                axes.set_yticks([14, 44], ["original", "reconstruction"], rotation=90, va="center")
+            show(axes, picture, short(class_names[answer]), probabilities[index].max(), fontsize=size, color=color)
+            if label == column == 0:
+                places = [height / 2, 3 * height / 2 + 2]
+                axes.set_yticks(places, ["original", "reconstruction"], rotation=90, va="center")
                 axes.tick_params(length=0)
     return figure
 
 
 def draw_training(history, loss_weights, article_accuracy=None):
-    """Draw both losses and the share of errors over the epochs, on logarithmic axes.
+    """Draw the losses and the share of errors over the epochs, on logarithmic axes.
 
-    history: the rows that train() yields. loss_weights: of classification and autoencoder, for the titles.
-    article_accuracy: from 0 to 1, where it belongs to these data. Returns the figure.
+    history: the rows that train() yields. loss_weights: a dict by output, for the titles. article_accuracy:
+    from 0 to 1, where it belongs to these data. Returns the figure.
     """
+    losses = {"classification": "Cross-entropy", "autoencoder": "Mean squared error"}
     panels = {
-        "classification_loss": f"Cross-entropy, weight {loss_weights[0]:g}",
-        "autoencoder_loss": f"Mean squared error, weight {loss_weights[1]:g}",
-        "classification_accuracy": "Wrong answers in percent",
-    }
-    figure = Figure(figsize=(12, 4.6), layout="constrained")
+        f"{name}_loss": f"{losses.get(name, f'Loss of {name}')}, weight {weight:g}"
+        for name, weight in loss_weights.items()
+    } | {"classification_accuracy": "Wrong answers in percent"}
+    figure = Figure(figsize=(4 * len(panels), 4.6), layout="constrained")
     figure.suptitle("Training images: mean over each epoch, with Dropout. Test images: after each epoch.", fontsize=15)
-    for axes, (name, title) in zip(figure.subplots(1, 3), panels.items()):
+    for axes, (name, title) in zip(figure.subplots(1, len(panels)), panels.items()):
         for prefix, images, marker in (("", "training images", "o-"), ("val_", "test images", "s-")):
             values = np.array([row[prefix + name] for row in history])
             values = 100 * (1 - values) if name == "classification_accuracy" else values
@@ -143,24 +163,36 @@ def draw_training(history, loss_weights, article_accuracy=None):
     return figure
 
 
-def draw_confusion_matrix(labels, predicted):
-    """Draw how often each class was taken for which; the colour shows the errors alone. Returns the figure."""
-    counts = np.bincount(CLASS_NUM * labels + predicted, minlength=CLASS_NUM**2).reshape(CLASS_NUM, CLASS_NUM)
+def draw_confusion_matrix(labels, predicted, class_names):
+    """Draw how often each class was taken for which; the colour shows the errors alone. Returns the figure.
+
+    With more than twenty classes the cells have no numbers, and the colour bar says what they mean.
+    """
+    count = len(class_names)
+    counts = np.bincount(count * labels + predicted, minlength=count**2).reshape(count, count)
     errors = counts - np.diag(np.diag(counts))
     figure = Figure(figsize=(7, 6.4), layout="constrained")
     axes = figure.subplots()
     picture = axes.imshow(errors, cmap="Reds", vmin=0, vmax=max(errors.max(), 1))
-    for true, guess in np.argwhere(counts):
-        color = "white" if errors[true, guess] > 0.6 * errors.max() else "black"
-        axes.text(guess, true, counts[true, guess], ha="center", va="center", color=color)
     title = f"{errors.sum()} errors in {len(labels)} test images\nThe diagonal is right, red is wrong"
     axes.set(title=title, xlabel="predicted class", ylabel="true class")
-    axes.set(xticks=range(CLASS_NUM), yticks=range(CLASS_NUM))
+    if count <= MATRIX_CLASSES:
+        for true, guess in np.argwhere(counts):
+            color = "white" if errors[true, guess] > 0.6 * errors.max() else "black"
+            axes.text(guess, true, counts[true, guess], ha="center", va="center", color=color)
+        rotation = 0 if max(map(len, class_names)) < 4 else 90
+        axes.set_xticks(range(count), [short(name) for name in class_names], rotation=rotation)
+        axes.set_yticks(range(count), [short(name) for name in class_names])
+    else:
+        axes.plot([-0.5, count - 0.5], [-0.5, count - 0.5], color="tab:gray", linewidth=1)  # the diagonal
+        every = [label for label in range(count) if label % 5 == 0]
+        axes.set_xticks(every, [short(class_names[label]) for label in every], rotation=90)
+        axes.set_yticks(every, [short(class_names[label]) for label in every])
     figure.colorbar(picture, label="errors", shrink=0.8)
     return figure
 
 
-def draw_mistakes(images, labels, probabilities, reconstructions):
+def draw_mistakes(images, labels, probabilities, reconstructions, class_names):
     """Draw the wrongly classified images, most confident first, each beside its reconstruction. Returns the figure."""
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
@@ -169,10 +201,11 @@ def draw_mistakes(images, labels, probabilities, reconstructions):
     title = f"{len(wrong)} mistakes, of which the {len(shown)} that the network was surest of: original, reconstruction"
     figure.suptitle(f"{title}\nAbove each: what it is, what it was taken for, the network's probability", fontsize=14)
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    size = 13 if max(map(len, class_names)) < 4 else 8
     for place, index in enumerate(shown):
         picture = join(images[index], reconstructions[index], 1, axis=1)
-        answer = f"{labels[index]}, taken for {predicted[index]}"
-        show(figure.add_subplot(4, 6, place + 1), picture, answer, confidence[index], fontsize=13, pad=3)
+        answer = f"{short(class_names[labels[index]])}, taken for {short(class_names[predicted[index]])}"
+        show(figure.add_subplot(4, 6, place + 1), picture, answer, confidence[index], fontsize=size, pad=3)
     return figure
 
 
@@ -183,17 +216,20 @@ def main(argv=None):
     folder = args.output_dir
     path = args.data or run_folder.data_of_run(folder)
     model, stamp = run_folder.load_network(folder)
-    history = run_folder.read_history(folder, stamp["epoch"])  # which may be an epoch ahead of the network
-    _, (images, labels) = load_mnist(path)
+    history = run_folder.read_history(folder, stamp["epoch"], model.output_names)  # which may be an epoch ahead
+    _, (images, labels), class_names = load_data(path)
     article = ARTICLE_ACCURACY if stamp["data_sha256"] == MNIST_SHA256 else None
-    probabilities, reconstructions = predict(model, images)
-    reconstructions = to_greys(reconstructions)
+    check_fit(model, images, labels)
+    outputs = predict(model, images)
+    probabilities, reconstructions = outputs["classification"], to_images(outputs["autoencoder"])
+    class_names = class_names + [str(label) for label in range(len(class_names), probabilities.shape[1])]
 
+    sheet = images, labels, probabilities, reconstructions, class_names
     figures = {
-        "reconstructions.png": draw_sheet(images, labels, probabilities, reconstructions),
-        "training.png": draw_training(history, stamp["loss_weights"], article),
-        "confusion_matrix.png": draw_confusion_matrix(labels, probabilities.argmax(axis=1)),
-        "mistakes.png": draw_mistakes(images, labels, probabilities, reconstructions),
+        "reconstructions.png": draw_sheet(*sheet),
+        "training.png": draw_training(history, dict(zip(model.output_names, stamp["loss_weights"])), article),
+        "confusion_matrix.png": draw_confusion_matrix(labels, probabilities.argmax(axis=1), class_names),
+        "mistakes.png": draw_mistakes(*sheet),
     }
     diagram = draw_model(model)
     with run_folder.writing(folder, stamp):

@@ -31,7 +31,7 @@ import cli  # first, for it loads Keras without TensorFlow's greeting
 import keras
 from matplotlib.figure import Figure
 
-from data import CLASS_NUM, InputError, batches, epoch_order, load_mnist, preprocess
+from data import InputError, batches, epoch_order, load_data, make_targets, output_shapes, preprocess
 from files import atomic_write, write_json
 from model import prepare_model
 from run_folder import processor
@@ -71,7 +71,7 @@ def training_flop(model):
 
 def keras_project(precision):
     """(a), (b): as train.py trains. Returns what trains on so many images, and what gives the weights."""
-    (images, labels), (test_images, test_labels) = load_mnist()
+    (images, labels), (test_images, test_labels), _ = load_data()
     model = new_model(precision=precision)
 
     def train_on(count):
@@ -86,13 +86,19 @@ def keras_plain():
 
     More images than there are make more epochs.
     """
-    (images, labels), _ = load_mnist()
-    x, y = preprocess(images), keras.utils.to_categorical(labels, CLASS_NUM)
+    (images, labels), _, class_names = load_data()
+    x = preprocess(images)
+    targets = tuple(make_targets(x, labels, len(class_names)).values())
     model = new_model()
 
     def train_on(count):
-        targets = {"classification": y[:count], "autoencoder": x[:count]}
-        model.fit(x[:count], targets, batch_size=BATCH_SIZE, epochs=math.ceil(count / len(x)), verbose=0)
+        model.fit(
+            x[:count],
+            tuple(y[:count] for y in targets),
+            batch_size=BATCH_SIZE,
+            epochs=math.ceil(count / len(x)),
+            verbose=0,
+        )
 
     return train_on, model.get_weights
 
@@ -119,19 +125,20 @@ def pytorch(autocast):
     decoder = nn.Sequential(upsample, *block(64, upsample), conv(64, 1))
     network = nn.ModuleList([encoder, classifier, decoder]).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, nesterov=True)
-    (images, labels), _ = load_mnist()
+    (images, labels), *_ = load_data()
+    outputs = output_shapes(prepare_model())
 
     def train_on(count):
         count -= count % BATCH_SIZE
-        for batch, targets in batches(images[:count], labels[:count], BATCH_SIZE, epoch_order(count, 0, 0)):
+        for batch, targets in batches(images[:count], labels[:count], BATCH_SIZE, epoch_order(count, 0, 0), outputs):
             x = torch.from_numpy(batch).permute(0, 3, 1, 2)
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 encoding = encoder(x)
                 logits, drawing = classifier(encoding), decoder(encoding)
-            cross_entropy = nn.functional.cross_entropy(logits.float(), torch.from_numpy(targets["classification"]))
+            cross_entropy = nn.functional.cross_entropy(logits.float(), torch.from_numpy(targets[0]))
             squared_error = nn.functional.mse_loss(drawing.float().sigmoid(), x)
             optimizer.zero_grad()
-            (LOSS_WEIGHTS[0] * cross_entropy + LOSS_WEIGHTS[1] * squared_error).backward()
+            (LOSS_WEIGHTS["classification"] * cross_entropy + LOSS_WEIGHTS["autoencoder"] * squared_error).backward()
             optimizer.step()
 
     def weights():
@@ -318,7 +325,7 @@ def main(argv=None):
     flop = training_flop(prepare_model())
     rounds, images = (QUICK_ROUNDS, QUICK_IMAGES) if args.quick else (ROUNDS, IMAGES)
     rounds = args.rounds or rounds
-    plain_images = 2 * images if args.quick else PLAIN_EPOCHS * len(load_mnist()[0][0])
+    plain_images = 2 * images if args.quick else PLAIN_EPOCHS * len(load_data()[0][0])
     args.output_dir.mkdir(parents=True, exist_ok=True)
     measured = []
     for number in range(1, rounds + 1):

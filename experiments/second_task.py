@@ -38,7 +38,7 @@ import evaluate
 import model
 import run_folder
 import train
-from data import DATA, InputError, load_mnist
+from data import DATA, InputError, load_data
 from files import atomic_write, locked
 from train import BATCH_SIZE, EPOCHS
 
@@ -118,7 +118,8 @@ def few_images(images, labels, count, steps, seed):
 
 def train_in_memory(run, train_set, test_set):
     """Train a run in memory; returns [(steps, metrics, model), ...], one for each measurement."""
-    network = train.new_model(run["seed"], (run["classification_weight"], run["autoencoder_weight"]))
+    weights = {"classification": run["classification_weight"], "autoencoder": run["autoencoder_weight"]}
+    network = train.new_model(run["seed"], weights)
     measured_at = run.get("measured_at", (run["steps"],))
     measurements = []
 
@@ -175,7 +176,7 @@ def end_with_the_worker():
 
 def run_here(run, data, folder, threads):
     """Do a run in this process; returns its rows for runs.csv. Files go to `folder`, of runs that have some."""
-    (images, labels), test_set = load_mnist(data)
+    (images, labels), test_set, _ = load_data(data)
     started = time.perf_counter()
     if "epochs" in run:
         measurements = train_in_folder(run, data, folder)
@@ -305,7 +306,7 @@ def study(client, runs, rows, data, output_dir, threads):
 
 def quick_data(output_dir):
     """Write a small cut of MNIST for --quick, and return its path."""
-    (x_train, y_train), (x_test, y_test) = load_mnist()
+    (x_train, y_train), (x_test, y_test), _ = load_data()
     path = output_dir / "quick.npz"
     with atomic_write(path) as temporary:
         np.savez(temporary, x_train=x_train[:640], y_train=y_train[:640], x_test=x_test[:200], y_test=y_test[:200])

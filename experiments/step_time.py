@@ -20,7 +20,7 @@ import cli  # first, for it loads Keras without TensorFlow's greeting
 
 import keras
 
-from data import CLASS_NUM, load_mnist, preprocess
+from data import load_data, make_targets, preprocess
 from experiments.second_task import OUTPUT_DIR
 from files import write_json
 from run_folder import environment
@@ -39,13 +39,13 @@ def without_decoder(model):
 
 def time_steps(rounds=ROUNDS, steps=STEPS):
     """Return a dict: milliseconds a step of both in every round, and the ratios with median and range."""
-    (images, labels), _ = load_mnist()
+    (images, labels), _, class_names = load_data()
     x = preprocess(images[: steps * BATCH_SIZE])
-    y = keras.utils.to_categorical(labels[: len(x)], CLASS_NUM)
+    targets = make_targets(x, labels[: len(x)], len(class_names))
     whole = new_model()
     contestants = {
-        "with_decoder": (whole, {"classification": y, "autoencoder": x}),
-        "without_decoder": (without_decoder(new_model()), y),
+        "with_decoder": (whole, tuple(targets.values())),
+        "without_decoder": (without_decoder(new_model()), targets["classification"]),
     }
     milliseconds = {name: [] for name in contestants}
     clock = {}

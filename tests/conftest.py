@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import pytest
 
-from data import load_mnist
+from data import load_data
 from run_folder import RUN_FILES
 
 if sys.platform == "linux":
@@ -35,7 +35,7 @@ STUDY = REFERENCE / "second_task"
 @pytest.fixture(scope="session")
 def mnist():
     """All of MNIST: (x_train, y_train), (x_test, y_test)."""
-    return load_mnist()
+    return load_data()[:2]
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, call, files, run_script
 
-from data import DATA, InputError, load_mnist
+from data import DATA, InputError, load_data
 from run_folder import MODEL, load_network, read_history, read_settings, save_epoch
 
 EPOCHS, LIMIT = 2, 64
@@ -57,6 +57,14 @@ def change(path, **arrays):
     with np.load(path) as file:
         changed = {name: array for name, array in ({**file} | arrays).items() if array is not None}
     np.savez(path, **changed)
+
+
+def one_class(path):
+    change(path, y_train=np.zeros(320, np.uint8), y_test=np.zeros(80, np.uint8))
+
+
+def colours(path):
+    change(path, x_train=np.zeros((320, 28, 28, 3), np.uint8), x_test=np.zeros((80, 28, 28, 3), np.uint8))
 
 
 def network(image_shape=(28, 28, 1), code=False):
@@ -116,7 +124,7 @@ COMMAND_LINES = [
     ("one weight", "train.py --loss-weights 1", None, 2, "--loss-weights"),
     ("negative weight", "train.py --loss-weights 1 -1", None, 2, "--loss-weights"),
     ("infinite weight", "train.py --loss-weights inf 1", None, 2, "--loss-weights"),
-    ("two weights of 0", "train.py --loss-weights 0 0", None, 2, "--loss-weights: with 0 and 0"),
+    ("two weights of 0", "train.py --loss-weights 0 0", None, 2, "--loss-weights: with 0 everywhere"),
     ("unknown precision", "train.py --precision float64", None, 2, "--precision"),
     ("both ways on", "train.py --resume --overwrite", None, 2, "--overwrite"),
     ("unknown option", "train.py --learning-rate 1", None, 2, "--learning-rate"),
@@ -131,15 +139,55 @@ DATA_FILES = [
     ("data is empty", NEW, lambda f, d: d.write_text(""), 1, "not an .npz"),
     ("data is a folder", NEW, lambda f, d: (d.unlink(), d.mkdir()), 1, "no data file"),
     ("data lacks an array", NEW, lambda f, d: change(d, y_test=None), 1, "y_test"),
-    ("images of 32x32", NEW, lambda f, d: change(d, x_train=np.zeros((320, 32, 32), np.uint8)), 1, "x_train"),
-    ("images with a channel", NEW, lambda f, d: change(d, x_test=np.zeros((80, 28, 28, 1), np.uint8)), 1, "x_test"),
-    ("images as floats", NEW, lambda f, d: change(d, x_train=np.zeros((320, 28, 28), np.float32)), 1, "uint8"),
+    ("other sizes to test", NEW, lambda f, d: change(d, x_test=np.zeros((80, 32, 32), np.uint8)), 1, "make them alike"),
+    ("colours to test", NEW, lambda f, d: change(d, x_test=np.zeros((80, 28, 28, 3), np.uint8)), 1, "make them alike"),
+    (
+        "two channels",
+        NEW,
+        lambda f, d: change(d, x_test=np.zeros((80, 28, 28, 2), np.uint8)),
+        1,
+        "(n, height, width, 3)",
+    ),
+    ("a side of 30", NEW, lambda f, d: change(d, x_train=np.zeros((320, 28, 30), np.uint8)), 1, "scale it to 28 or 32"),
+    ("a side of 6", NEW, lambda f, d: change(d, x_train=np.zeros((320, 6, 28), np.uint8)), 1, "scale it to 8"),
+    ("images as floats", NEW, lambda f, d: change(d, x_train=np.zeros((320, 28, 28), np.float32)), 1, "as uint8"),
     ("images as integers", NEW, lambda f, d: change(d, x_train=np.zeros((320, 28, 28), np.int64)), 1, "uint8"),
-    ("no images at all", NEW, lambda f, d: change(d, x_test=np.zeros((0, 28, 28), np.uint8)), 1, "at least 1"),
+    ("no images at all", NEW, lambda f, d: change(d, x_test=np.zeros((0, 28, 28), np.uint8)), 1, "at least one image"),
     ("fewer labels than images", NEW, lambda f, d: change(d, y_train=np.zeros(319, np.uint8)), 1, "y_train"),
-    ("label 10", NEW, lambda f, d: change(d, y_train=np.full(320, 10)), 1, "0 to 9"),
-    ("label -1", NEW, lambda f, d: change(d, y_test=np.full(80, -1)), 1, "0 to 9"),
-    ("labels as floats", NEW, lambda f, d: change(d, y_test=np.zeros(80)), 1, "whole numbers"),
+    ("a gap in the labels", NEW, lambda f, d: change(d, y_train=np.full(320, 11)), 1, "no image has the label 10"),
+    ("label -1", NEW, lambda f, d: change(d, y_test=np.full(80, -1)), 1, "from 0"),
+    ("labels as floats", NEW, lambda f, d: change(d, y_test=np.zeros(80)), 1, "as integers"),
+    (
+        "labels in a column",
+        NEW,
+        lambda f, d: change(d, y_test=np.zeros((80, 1), np.int64)),
+        1,
+        "one number for each of",
+    ),
+    ("one class", NEW, lambda f, d: one_class(d), 1, "at least two"),
+    ("too few names", NEW, lambda f, d: change(d, class_names=["a", "b"]), 1, "2 class names for 10 classes"),
+    ("a name twice", NEW, lambda f, d: change(d, class_names=10 * ["a"]), 1, "each its own"),
+    (
+        "other images for evaluate",
+        "evaluate.py --output-dir F --data D",
+        lambda f, d: colours(d),
+        1,
+        "it was trained on",
+    ),
+    (
+        "other images for visualize",
+        "visualize.py --output-dir F --data D",
+        lambda f, d: colours(d),
+        1,
+        "it was trained",
+    ),
+    (
+        "more classes",
+        "evaluate.py --output-dir F --data D",
+        lambda f, d: change(d, y_test=np.full(80, 10)),
+        1,
+        "go up to 10",
+    ),
     ("data with a pickle", NEW, lambda f, d: change(d, y_train=np.array([{}] * 320)), 1, "not an .npz"),
     ("data missing for evaluate", "evaluate.py --output-dir F --data D", lambda f, d: d.unlink(), 1, "no data file"),
     (
@@ -202,10 +250,7 @@ RUNS = [
 WRONG_SETTINGS = {
     **{f"epochs {value!r}": {"epochs": value} for value in (LOST, None, "a word", 2.0, [2])},
     **{f"starts {value!r}": {"starts": value} for value in (LOST, None, [], [1], 5, "ab", {})},
-    **{
-        f"loss_weights {value!r}": {"loss_weights": value}
-        for value in (["a", "b"], 1, {"a": 1, "b": 2}, [1], [1, 2, 3])
-    },
+    **{f"loss_weights {value!r}": {"loss_weights": value} for value in (["a", "b"], 1, {"a": 1, "b": 2})},
     **{f"seed {value!r}": {"seed": value} for value in (None, "0; rm", [])},
     **{f"data {value!r}": {"data": value} for value in (None, 5, ["x"])},
 }
@@ -227,9 +272,9 @@ MODELS = (
                 "network for other images",
                 "F",
                 lambda f, d: network((32, 32, 1)).save(f / "model.keras"),
-                "not the article's",
+                "of which run",
             ),
-            ("network of one layer", "F", lambda f, d: one_layer().save(f / "model.keras"), "not the article's"),
+            ("network of one layer", "F", lambda f, d: one_layer().save(f / "model.keras"), "not a network of this"),
         ]
     ]
     + [
@@ -380,7 +425,7 @@ def test_a_broken_data_file_is_refused_wherever_it_breaks(small_data, tmp_path):
         for broken in (whole[:place], whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]):
             path.write_bytes(broken)
             try:
-                load_mnist(path)
+                load_data(path)
             except InputError:
                 refused += 1
     assert refused >= 100
@@ -390,7 +435,13 @@ def test_settings_from_strangers_go_through_the_parser(finished, tmp_path, capfd
     """A number in settings.json that the command line would refuse is refused the same way."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     settings = json.loads((tmp_path / "settings.json").read_text())
-    for wrong in ({"epochs": -5}, {"seed": 2**32}, {"loss_weights": [1, -1]}, {"precision": "--overwrite"}):
+    for wrong in (
+        {"epochs": -5},
+        {"seed": 2**32},
+        {"loss_weights": [1, -1]},
+        {"loss_weights": [1]},
+        {"precision": "--overwrite"},
+    ):
         edit_settings(tmp_path, **(settings | wrong))
         status, stderr = run_here(capfd, monkeypatch, ["train.py", "--resume", "--output-dir", str(tmp_path)])
         assert (status, stderr.count("\n")) == (2, 1)

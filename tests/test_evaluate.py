@@ -16,7 +16,7 @@ def test_metrics_by_hand():
     probabilities[1, 7] = 0.25
     reconstructions = np.ones((4, 28, 28, 1), np.float32)  # paper is 1
     reconstructions[0, :14] = 0.5  # half of one image off by a half
-    found = compute_metrics(images, labels, probabilities, reconstructions)
+    found = compute_metrics(images, labels, {"classification": probabilities, "autoencoder": reconstructions})
     assert found["accuracy"] == 0.75
     assert (found["errors"], found["images"]) == (1, 4)
     assert found["classification_loss"] == pytest.approx(-math.log(0.5 * 0.25 * 1 * 0.5) / 4, abs=1e-6)
@@ -29,16 +29,16 @@ def test_metrics_by_hand():
 def test_a_probability_of_0_costs_87(mnist):
     probabilities = np.zeros((1, 10), np.float32)
     probabilities[0, 3] = 1
-    found = compute_metrics(
-        np.zeros((1, 28, 28), np.uint8), np.array([4]), probabilities, np.ones((1, 28, 28, 1), np.float32)
-    )
+    outputs = {"classification": probabilities, "autoencoder": np.ones((1, 28, 28, 1), np.float32)}
+    found = compute_metrics(np.zeros((1, 28, 28), np.uint8), np.array([4]), outputs)
     assert found["classification_loss"] == pytest.approx(87.3, abs=0.1)
 
 
 def test_the_article_is_named_where_its_figure_is_given():
     white = np.zeros((2, 28, 28), np.uint8)
     right = np.eye(10, dtype=np.float32)[[3, 4]]
-    found = {**compute_metrics(white, np.array([3, 4]), right, np.ones((2, 28, 28, 1))), "epoch": 3, "data": "x.npz"}
+    outputs = {"classification": right, "autoencoder": np.ones((2, 28, 28, 1))}
+    found = {**compute_metrics(white, np.array([3, 4]), outputs), "epoch": 3, "data": "x.npz"}
     lines = report(found)
     assert not any("article" in line for line in lines)
     assert lines[0] == "Measured             after epoch 3, on 2 test images of x.npz"

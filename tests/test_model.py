@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from data import batches, preprocess
+from data import batches, output_shapes, preprocess
 from model import prepare_model
 from train import compile_model
 
@@ -115,11 +115,13 @@ def test_computes_what_the_original_program_computes(mnist):
     close(classification, "test_classification", 1e-6)
     close(autoencoder, "test_autoencoder", 1e-6)
 
-    x, targets = next(batches(test_images[:32], test_labels[:32], 32))
+    x, targets = next(batches(test_images[:32], test_labels[:32], 32, outputs=output_shapes(model)))
     close(losses(model.test_on_batch(x, targets, return_dict=True)), "test_losses", 2e-5)
 
     steps = []
-    for (x, targets), _ in zip(batches(train_images[:160], train_labels[:160], 32), range(5)):
+    for (x, targets), _ in zip(
+        batches(train_images[:160], train_labels[:160], 32, outputs=output_shapes(model)), range(5)
+    ):
         model.reset_metrics()
         steps.append(losses(model.train_on_batch(x, targets, return_dict=True)))
     close(steps, "train_losses", 2e-5)

@@ -89,7 +89,9 @@ def test_saved_network_is_keras_own_and_is_measured_in_float32(precision, mnist,
 
 def test_precision_is_recorded_and_kept_by_resume(small_data, tmp_path):
     with np.load(small_data) as file:
-        np.savez(tmp_path / "few.npz", **{name: array[:8] for name, array in file.items()})
+        np.savez(
+            tmp_path / "few.npz", **{name: array[:8] for name, array in file.items()}, class_names=list("0123456789")
+        )
     common = "--output-dir", tmp_path, "--data", tmp_path / "few.npz"
     call("train.py", *common, "--epochs", 1, "--precision", "mixed_bfloat16")
     call("train.py", *common, "--epochs", 2, "--resume")

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from conftest import REFERENCE, ROOT, call, copy_run, metrics, succeed
 
-from data import DATA, load_mnist
+from data import DATA, load_data
 from evaluate import evaluate
 from model import predict
 from run_folder import load_network, read_history
-from train import new_model, train
-from visualize import draw_confusion_matrix, draw_training, save_figure, to_greys
+from train import LOSS_WEIGHTS, new_model, train
+from visualize import draw_confusion_matrix, draw_training, save_figure, to_images
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -72,9 +72,9 @@ def test_saved_network_is_small_and_whole(trained):
 
 
 def test_metrics_are_what_the_network_does(trained, small_data):
-    images, labels = load_mnist(small_data)[1]
+    images, labels = load_data(small_data)[1]
     model = load_network(trained)[0]
-    probabilities, _ = predict(model, images)
+    probabilities = predict(model, images)["classification"]
     measured = metrics(trained)
     data = {"data": str(small_data), "data_sha256": hashlib.sha256(small_data.read_bytes()).hexdigest()}
     assert measured == {**evaluate(model, images, labels), "epoch": 2, **data}
@@ -94,14 +94,14 @@ def test_pictures_are_there_and_of_the_right_size(trained):
 
 
 def test_pairs_show_the_original_left_and_the_reconstruction_right(trained, small_data):
-    images, _ = load_mnist(small_data)[1]
-    _, reconstructions = predict(load_network(trained)[0], images)
+    images, _ = load_data(small_data)[1]
+    reconstructions = predict(load_network(trained)[0], images)["autoencoder"]
     for number in range(3):
         pair = matplotlib.image.imread(trained / "reconstructions" / f"{number:02d}.png")
         greys = np.rint(pair[..., 0] * 255)
         assert np.array_equal(pair[..., 0], pair[..., 2])
         assert np.array_equal(greys[::8, :224:8], images[number])  # full ink is white, 255
-        assert np.array_equal(greys[7::8, 240::8], to_greys(reconstructions)[number])
+        assert np.array_equal(greys[7::8, 240::8], to_images(reconstructions)[number])
         assert (greys[:, 224:240] == 255).all()  # the gap
 
 
@@ -166,8 +166,8 @@ def test_the_command_line_reaches_the_training(small_data, tmp_path):
     """What train.py makes of its flags is what the functions make of the same values, bit for bit."""
     flags = "--epochs 1 --seed 3 --batch-size 24 --limit 48 --loss-weights 0.4 0.6".split()
     succeed("train.py", *flags, "--output-dir", tmp_path, "--data", small_data)
-    (images, labels), test_set = load_mnist(small_data)
-    model = new_model(seed=3, loss_weights=(0.4, 0.6))
+    (images, labels), test_set, _ = load_data(small_data)
+    model = new_model(seed=3, loss_weights={"classification": 0.4, "autoencoder": 0.6})
     (row,) = train(model, (images[:48], labels[:48]), test_set, epochs=1, batch_size=24, seed=3)
     for one, other in zip(load_network(tmp_path)[0].get_weights(), model.get_weights()):
         assert np.array_equal(one, other)
@@ -215,11 +215,13 @@ def test_pictures_are_of_the_networks_epoch(trained, small_data, tmp_path):
     history = (trained / "history.csv").read_text()
     (tmp_path / "history.csv").write_text(history + history.splitlines()[-1].replace("2,", "3,", 1) + "\n")
     call("visualize.py", "--output-dir", tmp_path)
-    images, labels = load_mnist(small_data)[1]
-    probabilities, _ = predict(load_network(trained)[0], images)
-    save_figure(draw_training(read_history(trained), (0.9, 0.1)), tmp_path / "expected.png")
+    images, labels = load_data(small_data)[1]
+    probabilities = predict(load_network(trained)[0], images)["classification"]
+    save_figure(draw_training(read_history(trained), LOSS_WEIGHTS), tmp_path / "expected.png")
     assert (tmp_path / "training.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
-    save_figure(draw_confusion_matrix(labels, probabilities.argmax(axis=1)), tmp_path / "expected.png")
+    save_figure(
+        draw_confusion_matrix(labels, probabilities.argmax(axis=1), list("0123456789")), tmp_path / "expected.png"
+    )
     assert (tmp_path / "confusion_matrix.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 

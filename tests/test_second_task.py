@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, STUDY, files, metrics, run_script
 
-from data import InputError, batches, epoch_order
+from data import InputError, batches, epoch_order, output_shapes
 from evaluate import evaluate
 from experiments.second_task import (
     COLUMNS,
@@ -82,8 +82,10 @@ def test_a_run_in_memory_is_what_its_settings_say(mnist):
     )
     expected = {0: evaluate(network, *test_set)}
     reseed(network, 3, 0)
-    for step, (x, targets) in enumerate(batches(images[:96], labels[:96], 32, epoch_order(96, 3, 0)), start=1):
-        network.train_on_batch(x, [targets["classification"], targets["autoencoder"]])
+    for step, (x, targets) in enumerate(
+        batches(images[:96], labels[:96], 32, epoch_order(96, 3, 0), output_shapes(network)), start=1
+    ):
+        network.train_on_batch(x, list(targets))
         expected[step] = evaluate(network, *test_set)
     assert measured == {steps: expected[steps] for steps in (0, 1, 3)}
 

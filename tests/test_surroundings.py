@@ -24,7 +24,7 @@ import run_folder
 import visualize
 from data import InputError
 from model import keras_settings, predict
-from train import new_model, train
+from train import LOSS_WEIGHTS, new_model, train
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="made for Linux")
 
@@ -42,7 +42,7 @@ def train_a_little(images, labels):
     few = images[:8], labels[:8]
     model = new_model()
     list(train(model, few, few, epochs=1, batch_size=8))
-    return np.concatenate([array.ravel() for array in (*model.get_weights(), *predict(model, images[:8]))])
+    return np.concatenate([array.ravel() for array in (*model.get_weights(), *predict(model, images[:8]).values())])
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +289,7 @@ def test_a_history_that_no_logarithm_can_show(column, value):
     names = ("classification_loss", "autoencoder_loss", "classification_accuracy")
     row = {prefix + name: value if name == column else 0.5 for prefix in ("", "val_") for name in names}
     for article in (None, 0.9933):
-        figure = visualize.draw_training([{"epoch": epoch, **row} for epoch in (1, 2)], (0.9, 0.1), article)
+        figure = visualize.draw_training([{"epoch": epoch, **row} for epoch in (1, 2)], LOSS_WEIGHTS, article)
         figure.savefig(io.BytesIO())
         empty = ["none in any epoch" in {text.get_text() for text in axes.texts} for axes in figure.axes]
         assert empty == [name == column for name in names]

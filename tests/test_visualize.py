@@ -5,8 +5,10 @@ import pytest
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 
-from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, draw_training, show, to_greys
+from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, draw_training, show, to_images
 
+DIGITS = list("0123456789")
+WEIGHTS = {"classification": 0.7, "autoencoder": 0.3}
 NAMES = ("classification_loss", "autoencoder_loss", "classification_accuracy")
 
 
@@ -15,7 +17,7 @@ def texts(axes):
 
 
 def test_ink_does_not_overflow():
-    greys = to_greys(np.array([0, 0.5, 1], np.float32).reshape(3, 1, 1, 1))
+    greys = to_images(np.array([0, 0.5, 1], np.float32).reshape(3, 1, 1, 1))
     assert greys.ravel().tolist() == [255, 128, 0]
 
 
@@ -25,7 +27,7 @@ def test_training_shows_what_its_legend_says():
     history = [
         {"epoch": epoch, **{name: (k + 1) / (10 * epoch + 30) for k, name in enumerate(names)}} for epoch in (1, 2, 3)
     ]
-    figure = draw_training(history, (0.7, 0.3), 0.9933)
+    figure = draw_training(history, WEIGHTS, 0.9933)
     assert "0.7" in figure.axes[0].get_title()
     assert "0.3" in figure.axes[1].get_title()
     for axes, name in zip(figure.axes, NAMES, strict=True):
@@ -39,13 +41,13 @@ def test_training_shows_what_its_legend_says():
         assert in_legend == list(lines)
         assert axes.get_yscale() == "log"
     assert list(lines["the article: 99.33 % right"].get_ydata()) == pytest.approx([0.67, 0.67])
-    assert len(draw_training(history, (0.7, 0.3)).axes[2].lines) == 2  # on other data there is no such line
+    assert len(draw_training(history, WEIGHTS).axes[2].lines) == 2  # on other data there is no such line
 
 
 def test_confusion_matrix_has_the_truth_in_rows():
     """Five zeros taken for nines, one nine for a zero, and four twos right."""
     labels, predicted = np.array([0] * 5 + [9] + [2] * 4), np.array([9] * 5 + [0] + [2] * 4)
-    axes = draw_confusion_matrix(labels, predicted).axes[0]
+    axes = draw_confusion_matrix(labels, predicted, DIGITS).axes[0]
     found = {(text.get_position(), text.get_text()) for text in axes.texts}
     assert found == {((9, 0), "5"), ((0, 9), "1"), ((2, 2), "4")}  # x is what it was taken for, y what it is
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
@@ -63,7 +65,7 @@ def test_mistakes_are_the_surest_ones_first():
     probabilities = np.full((30, 10), 0.01)
     probabilities[np.arange(30), answers] = 0.5 + np.arange(30) / 100
     images = np.arange(30, dtype=np.uint8).repeat(784).reshape(30, 28, 28)
-    figure = draw_mistakes(images, labels, probabilities, 100 + images)
+    figure = draw_mistakes(images, labels, probabilities, 100 + images, DIGITS)
     shown = [axes.images[0].get_array() for axes in figure.axes]
     assert [int(picture[0, 0]) for picture in shown] == list(range(28, -1, -2))
     assert [int(picture[0, -1]) for picture in shown] == list(range(128, 99, -2))  # the reconstruction on the right
@@ -82,7 +84,7 @@ def test_sheet_shows_each_digit_above_its_reconstruction_under_its_answer(mnist)
     images, labels = mnist[1][0][:200], mnist[1][1][:200]
     probabilities = np.full((200, 10), 0.02)
     probabilities[np.arange(200), (labels + (labels == 4)) % 10] = 0.8  # each 4 is taken for a 5
-    figure = draw_sheet(images, labels, probabilities, 255 - images)
+    figure = draw_sheet(images, labels, probabilities, 255 - images, DIGITS)
     shown = [(label, index) for label in range(10) for index in np.flatnonzero(labels == label)[:2]]
     for axes, (label, index) in zip(figure.axes, shown, strict=True):
         picture = axes.images[0].get_array()

@@ -1,0 +1,174 @@
+"""Ask a trained network about pictures of your own: photos, scans, drawings.
+
+    python predict.py my_digit.png photo.jpg
+    python predict.py my_digit.png --output-dir outputs/reference      with the recorded network
+
+Says the answer for each file, and writes predictions.png to the output directory: the picture, what the
+network gets of it, and how it draws that again. For a network trained on MNIST a picture is prepared as
+MNIST was; for others it is scaled to the size of their images.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, __file__.removesuffix("predict.py"))  # which python -P and python -I leave out
+import cli  # first, for it loads Keras without TensorFlow's greeting
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageOps
+
+import run_folder
+from data import MNIST_SHA256, InputError, load_data
+from model import predict
+from visualize import save_figure, to_images
+
+BOX, FIELD = 20, 28  # MNIST's digits fill a box of 20x20 in a field of 28x28
+WORKING_SIZE = 400  # pixels; a larger picture is scaled down to it first, which also takes away its noise
+FAINTEST = 24  # of 255: a page whose ink differs less from its paper counts as empty
+SURE = 0.9  # below it the second guess is said too
+ROWS = 20  # as many pictures are drawn in predictions.png
+
+
+def read_picture(path):
+    """Read a picture with Pillow; returns it upright, 8 bits, its transparent parts white, in mode L or RGB.
+
+    Raises InputError when it is no picture, has several frames, or more than 90 megapixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(path)
+        if getattr(picture, "n_frames", 1) > 1:
+            raise InputError(f"{path}: has several frames: save one of them as a picture")
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode[0] in "IF":  # 16 bits and more: its brightest point becomes white
+            values = np.asarray(picture, np.float64)
+            picture = Image.fromarray((255 * values / max(values.max(), 1e-9)).clip(0, 255).astype(np.uint8))
+        if picture.mode not in ("1", "L", "RGB", "CMYK", "YCbCr"):
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except InputError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise InputError(f"{path}: too large, over 90 megapixels: scale it down") from None
+    except Exception as error:  # a strange or damaged file can fail in a dozen ways
+        raise InputError(f"{path}: not a picture that can be read ({error})") from None
+
+
+def find_ink(grey):
+    """Return how much ink there is at each point of a grey picture (height, width): float from 0 to 1.
+
+    The paper may be light or dark, and its light may fall off to one side: a plane through the edge of the picture is
+    taken for it. Ink is what differs most from that, to one side. Raises InputError for an empty page.
+    """
+    height, width = grey.shape
+    y, x = np.mgrid[:height, :width]
+    edge = np.minimum.reduce([y, x, height - 1 - y, width - 1 - x]) < max(1, min(height, width) // 20)
+    plane = np.stack([np.ones_like(x), x, y], axis=-1).astype(np.float64)
+    values, found = grey[edge].astype(np.float64), np.linalg.lstsq(plane[edge], grey[edge], rcond=None)[0]
+    near = np.abs(values - plane[edge] @ found) < 2 * np.std(values - plane[edge] @ found) + 1
+    found = np.linalg.lstsq(plane[edge][near], values[near], rcond=None)[0]  # again, without ink at the edge
+    difference = grey - plane @ found
+    ink = difference if difference.max() > -difference.min() else -difference
+    if ink.max() < FAINTEST:
+        raise InputError("looks like an empty page")
+    return ((ink / ink.max() - 0.3) / 0.5).clip(0, 1)  # a soft threshold: below it is the paper's grain
+
+
+def prepare_digit(picture):
+    """Prepare a picture of a digit as MNIST was; returns uint8 (28, 28), 255 for ink.
+
+    The ink is cut out, scaled into a box of 20x20 with its proportions kept, and put so that its centre of mass is in
+    the middle of 28x28. Raises InputError for an empty page.
+    """
+    grey = picture.convert("L")
+    grey.thumbnail((WORKING_SIZE, WORKING_SIZE), Image.Resampling.BOX)
+    ink = find_ink(np.asarray(grey, np.float64))
+    rows, columns = (np.flatnonzero((ink > 0.5).any(axis=axis)) for axis in (1, 0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = BOX / max(ink.shape)
+    size = [max(1, round(scale * side)) for side in ink.shape[::-1]]
+    small = np.asarray(Image.fromarray(ink.astype(np.float32)).resize(size, Image.Resampling.BOX), np.float64)
+    small = (small / small.max()).clip(0, 1)
+    digit = np.zeros((FIELD, FIELD))
+    corner = []
+    for axis, side in enumerate(small.shape):
+        mass = small.sum(axis=1 - axis)
+        middle = (mass * (np.arange(side) + 0.5)).sum() / mass.sum()
+        corner.append(int(np.clip(round(FIELD / 2 - middle), 0, FIELD - side)))
+    digit[corner[0] : corner[0] + small.shape[0], corner[1] : corner[1] + small.shape[1]] = small
+    return np.rint(255 * digit).astype(np.uint8)
+
+
+def prepare_picture(picture, input_shape):
+    """Scale a picture to a network's input (height, width, channels); returns uint8 as load_data() gives images."""
+    height, width, channels = input_shape
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+
+
+def say(probabilities, class_names):
+    """Return the answer for a picture as text: class and probability, and the second guess if it is not sure."""
+    first, second = np.argsort(-probabilities)[:2]
+    text = f"{class_names[first]}, {probabilities[first]:.1%}"
+    return text if probabilities[first] >= SURE else f"{text}, or {class_names[second]}, {probabilities[second]:.1%}"
+
+
+def draw_predictions(pictures, images, reconstructions, answers):
+    """Draw pictures as they were given, as the network gets them, and as it draws them again. Returns the figure."""
+    figure = Figure(figsize=(7, 0.6 + 2.2 * len(pictures)), layout="constrained")
+    figure.suptitle("The picture, what the network gets of it, how it draws that again")
+    axes = figure.subplots(len(pictures), 3, squeeze=False)
+    for row, picture, image, reconstruction, answer in zip(axes, pictures, images, reconstructions, answers):
+        for place, shown, title in zip(row, (picture, image, reconstruction), ("", answer, "")):
+            place.imshow(shown, cmap="gray", vmin=0, vmax=255)
+            place.set(xticks=[], yticks=[], title=title)
+    return figure
+
+
+def main(argv=None):
+    parser = cli.ArgumentParser(__doc__)
+    parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="a file that Pillow can read")
+    args = parser.parse_args(argv)
+    folder = args.output_dir
+    model, stamp = run_folder.load_network(folder)
+    input_shape, class_num = model.input_shape[1:], model.get_layer("classification").output.shape[-1]
+    try:
+        class_names = load_data(run_folder.data_of_run(folder))[2]
+    except InputError:  # the data need not be here
+        class_names = []
+    class_names += [str(label) for label in range(len(class_names), class_num)]
+
+    paths, pictures, images = [], [], []
+    for path in args.pictures:
+        try:
+            picture = read_picture(path)
+            like_mnist = stamp["data_sha256"] == MNIST_SHA256
+            images.append(prepare_digit(picture) if like_mnist else prepare_picture(picture, input_shape))
+            paths.append(path)
+            pictures.append(picture)
+        except InputError as error:
+            print(
+                f"{parser.prog}: {error}" if str(path) in str(error) else f"{parser.prog}: {path}: {error}",
+                file=sys.stderr,
+            )
+    if images:
+        outputs = predict(model, np.stack(images))
+        answers = [say(probabilities, class_names) for probabilities in outputs["classification"]]
+        reconstructions = to_images(outputs["autoencoder"])
+        print("\n".join(f"{path}: {answer}" for path, answer in zip(paths, answers)))
+        figure = draw_predictions(pictures[:ROWS], images, reconstructions, answers)
+        with run_folder.writing(folder, stamp):
+            save_figure(figure, folder / "predictions.png")
+        print(f"Wrote {folder / 'predictions.png'}")
+    if len(images) < len(args.pictures):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    cli.start(main)

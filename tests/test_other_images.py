@@ -1,0 +1,132 @@
+"""A reader's own images: other sizes, colours and numbers of classes, on real images that scikit-learn brings along."""
+
+import json
+import re
+
+import matplotlib.image
+import numpy as np
+import pytest
+from conftest import call, copy_run, metrics
+from sklearn.datasets import load_digits, load_sample_images
+
+from data import load_data
+from model import predict
+from run_folder import load_network
+from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, save_figure
+
+
+def digits():
+    """1,797 handwritten digits of 8x8 pixels, ink 16."""
+    loaded = load_digits()
+    images, labels = (loaded.images * 255 / 16).astype(np.uint8), loaded.target
+    return {"x_train": images[:1500], "y_train": labels[:1500], "x_test": images[1500:], "y_test": labels[1500:]}
+
+
+def crops():
+    """Tiles of 32x32 from two photographs in colour, one class each; every fifth tile is for testing."""
+    tiles = [
+        photograph[: 13 * 32, : 20 * 32].reshape(13, 32, 20, 32, 3).swapaxes(1, 2).reshape(260, 32, 32, 3)
+        for photograph in load_sample_images().images
+    ]
+    images, labels, testing = np.concatenate(tiles), np.arange(2).repeat(260), np.arange(520) % 5 == 0
+    sets = {
+        "x_train": images[~testing],
+        "y_train": labels[~testing],
+        "x_test": images[testing],
+        "y_test": labels[testing],
+    }
+    return {**sets, "class_names": ["temple", "flower"]}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(digits, "--batch-size 8", 4, 10), (crops, "--batch-size 4", 3, 2)],
+    ids=["digits of 8x8", "crops in colour"],
+)
+def trained(request, tmp_path_factory):
+    """The folder of a run that was stopped after its first epoch and went on, its data file, the number of classes."""
+    make, flags, epochs, classes = request.param
+    folder = tmp_path_factory.mktemp("run")
+    data = folder / "data.npz"
+    np.savez(data, **make())
+    call("train.py", "--output-dir", folder, "--data", data, "--epochs", 1, "--loss-weights", 0.9, 5, *flags.split())
+    call("train.py", "--output-dir", folder, "--resume", "--epochs", epochs)
+    return folder, data, classes
+
+
+def test_it_learns(trained):
+    folder, data, classes = trained
+    said = call("evaluate.py", "--output-dir", folder)
+    (images, _), (test_images, _), names = load_data(data)
+    found = metrics(folder)
+    assert found["accuracy"] > (0.8 if classes == 10 else 0.7)
+    assert list(found["accuracy_of_class"]) == names
+    assert all(f"Accuracy of {name} " in said for name in names)
+    assert len(names) == classes
+    mean_image = images.mean(axis=0, dtype=np.float64)
+    assert found["autoencoder_loss"] < np.square((test_images - mean_image) / 255).mean()
+
+
+def test_its_pictures(trained):
+    folder, data, _ = trained
+    call("visualize.py", "--output-dir", folder)
+    _, (images, _), _ = load_data(data)
+    pair = np.rint(255 * matplotlib.image.imread(folder / "reconstructions" / "00.png")[..., :3])
+    height, width = images.shape[1:3]
+    scale = len(pair) // height
+    shown = pair[::scale, : scale * width : scale]
+    assert np.array_equal(shown, images[0] if images.ndim == 4 else np.dstack(3 * [images[0]]))
+    for name in ("reconstructions.png", "training.png", "confusion_matrix.png", "mistakes.png"):
+        assert matplotlib.image.imread(folder / name).shape[0] > 500
+
+
+def test_images_with_one_channel_are_grey_ones(trained, tmp_path):
+    folder, data, _ = trained
+    with np.load(data) as file:
+        arrays = {**file}
+    if arrays["x_train"].ndim == 4:
+        pytest.skip("these have three")
+    arrays |= {name: arrays[name][..., np.newaxis] for name in ("x_train", "x_test")}
+    np.savez(tmp_path / "channel.npz", **arrays)
+    plain, channel = load_data(data), load_data(tmp_path / "channel.npz")
+    assert np.array_equal(plain[0][0], channel[0][0])
+    assert plain[0][0].shape == channel[0][0].shape
+    copy_run(folder, tmp_path)
+    assert "Test accuracy" in call("evaluate.py", "--output-dir", tmp_path, "--data", tmp_path / "channel.npz")
+
+
+def test_the_network_draws_as_many_channels_as_it_gets(trained):
+    folder, data, classes = trained
+    _, (images, _), _ = load_data(data)
+    outputs = predict(load_network(folder)[0], images[:3])
+    assert outputs["classification"].shape == (3, classes)
+    assert outputs["autoencoder"].shape == (3, *images.shape[1:3], images.shape[3] if images.ndim == 4 else 1)
+
+
+@pytest.mark.parametrize("count", [12, 47])
+def test_many_classes(count, mnist, tmp_path):
+    """Made-up labels; of more than ten classes the sheet shows ten, and over twenty the matrix has no numbers."""
+    images = mnist[1][0][:940]
+    labels, names = np.arange(940) % count, [f"class {label}" for label in range(count)]
+    predicted = np.where(np.arange(940) % 7, labels, (labels + 3) % count)
+    probabilities = np.full((940, count), 0.1 / count)
+    probabilities[np.arange(940), predicted] = 0.9
+    sheet = draw_sheet(images, labels, probabilities, images, names)
+    assert len(sheet.axes) == 20
+    assert f"10 of {count} classes" in sheet.get_suptitle()
+    matrix = draw_confusion_matrix(labels, predicted, names)
+    numbers = {text.get_text() for text in matrix.axes[0].texts}
+    assert (numbers == set()) == (count == 47)
+    ticks = [text.get_text() for text in matrix.axes[0].get_yticklabels()]
+    assert ticks[:2] == (["class 0", "class 1"] if count == 12 else ["class 0", "class 5"])
+    mistakes = draw_mistakes(images, labels, probabilities, images, names)
+    assert re.fullmatch(r"class \d+, taken for class \d+\n90.0 %", mistakes.axes[0].get_title())
+    for name, figure in (("sheet", sheet), ("matrix", matrix), ("mistakes", mistakes)):
+        save_figure(figure, tmp_path / f"{name}.png")
+
+
+def test_settings_name_the_data(trained):
+    folder, data, _ = trained
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["data"] == str(data)
+    assert [start["after_epoch"] for start in settings["starts"]] == [0, 1]

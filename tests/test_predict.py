@@ -1,0 +1,238 @@
+"""A picture of one's own: prepared as MNIST was, and whatever file it comes in."""
+
+import io
+import subprocess
+import sys
+
+import matplotlib.image
+import numpy as np
+import pytest
+from conftest import REFERENCE, ROOT, copy_run
+from PIL import Image, ImageDraw, ImageFilter
+
+import predict as program
+from data import InputError
+from model import predict
+from run_folder import load_network
+
+
+def circle(x, y, width, height, start=0, end=360):
+    """Points on an arc of an ellipse; 0 degrees is right, 90 below."""
+    angles = np.radians(np.linspace(start, end, 24))
+    return [(x + width * np.cos(angle), y + height * np.sin(angle)) for angle in angles]
+
+
+STROKES = {  # as one writes them, in a box of 1 by 1.5
+    0: [circle(0.5, 0.75, 0.42, 0.7)],
+    1: [[(0.5, 0), (0.48, 1.5)]],
+    2: [[*circle(0.5, 0.4, 0.4, 0.4, 190, 380), (0.7, 0.85), (0.1, 1.45), (0.95, 1.45)]],
+    3: [[*circle(0.45, 0.37, 0.38, 0.36, 210, 440), *circle(0.45, 1.1, 0.42, 0.38, 270, 510)]],
+    4: [[(0.55, 0), (0.08, 0.95), (0.95, 0.95)], [(0.7, 0.45), (0.68, 1.5)]],
+    5: [[(0.88, 0.03), (0.25, 0.03), (0.17, 0.68), *circle(0.45, 1.05, 0.42, 0.42, 250, 500)]],
+    6: [[(0.75, 0.02), (0.4, 0.3), (0.15, 0.8), *circle(0.48, 1.1, 0.34, 0.38, 190, 550)]],
+    7: [[(0.08, 0.05), (0.92, 0.05), (0.4, 1.5)]],
+    8: [[*circle(0.5, 0.38, 0.3, 0.36, 90, 450)], [*circle(0.5, 1.1, 0.36, 0.38, -90, 270)]],
+    9: [[*circle(0.48, 0.42, 0.34, 0.4, 0, 360), (0.8, 0.8), (0.72, 1.5)]],
+}
+
+
+def draw(digit, random):
+    """A digit in black on white, written with some pen somewhere on a page, not two alike."""
+    size = int(random.integers(160, 700))
+    height = size * random.uniform(0.3, 0.6)
+    pen = max(2, round(height * random.choice([0.03, 0.06, 0.1, 0.14])))
+    margin = 0.06 * size + pen
+    left = random.uniform(margin, size - margin - height / 1.5)
+    top = random.uniform(margin, size - margin - height)
+    slant, squeeze = random.uniform(-0.12, 0.2), random.uniform(0.8, 1.1)
+    page = Image.new("L", (size, size), 255)
+    canvas = ImageDraw.Draw(page)
+    for stroke in STROKES[digit]:
+        points = []
+        for x, y in stroke:
+            slanted = x * squeeze + slant * (0.75 - y)
+            place = np.array([slanted, y]) + random.normal(0, 0.006, 2)
+            points.append(tuple(np.array([left, top]) + place * height / 1.5))
+        canvas.line(points, fill=0, width=pen, joint="curve")
+        for x, y in (points[0], points[-1]):
+            canvas.ellipse([x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2], fill=0)
+    return page
+
+
+def photograph(page, random):
+    """The page under a lamp: light that falls off to one side, grey ink, a little blur, grain, and JPEG's noise."""
+    size = page.size[0]
+    values = 70 + np.asarray(page.filter(ImageFilter.GaussianBlur(size / 300)), float) * 0.55
+    light = np.linspace(1, random.uniform(0.65, 0.9), size)
+    values = values * (light if random.integers(2) else light[:, None]) + random.normal(0, 4, values.shape)
+    jpeg = io.BytesIO()
+    Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(jpeg, "JPEG", quality=60)
+    return Image.open(jpeg)
+
+
+KINDS = {
+    "black on white": lambda page, random: page,
+    "white on black": lambda page, random: page.point(lambda value: 255 - value),
+    "photographed": photograph,
+}
+
+
+def pages(kind, count=10):
+    """Pages of one kind, `count` of each digit, and the digits."""
+    random = np.random.default_rng(0)
+    labels = np.arange(10).repeat(count)
+    return [KINDS[kind](draw(digit, random), random) for digit in labels], labels
+
+
+def share_right(network, images, labels):
+    return (predict(network, np.stack(images))["classification"].argmax(axis=1) == labels).mean()
+
+
+@pytest.fixture(scope="module")
+def network():
+    return load_network(REFERENCE)[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_digits_are_read_when_they_are_prepared(kind, network):
+    drawn, labels = pages(kind)
+    resized = [program.prepare_picture(page, (28, 28, 1)) for page in drawn]
+    prepared = [program.prepare_digit(page) for page in drawn]
+    shares = [share_right(network, images, labels) for images in (resized, [255 - one for one in resized], prepared)]
+    print(f"\n{kind}: resized {shares[0]:.0%}, inverted too {shares[1]:.0%}, prepared {shares[2]:.0%}")
+    assert shares[2] >= 0.95
+    assert max(shares[:2]) < shares[2]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The recorded run, copied, so that nothing is written into it."""
+    (tmp_path / "run").mkdir()
+    copy_run(REFERENCE, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def ask(folder, *paths):
+    """Run predict.py in this process; returns its status, and what it said on stdout and on stderr by run_script."""
+    return subprocess.run(
+        [sys.executable, ROOT / "predict.py", "--output-dir", folder, *paths],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def seven():
+    return draw(7, np.random.default_rng(5))
+
+
+def rotated_by_exif(page):
+    """As a telephone stores it that was held upright: on its side, with a note that says so."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it by a quarter, clockwise
+    return page.rotate(90, expand=True), {"exif": exif}
+
+
+def transparent(page):
+    """Black ink on nothing; what is below it, black too, does not show."""
+    return Image.merge("RGBA", [Image.new("L", page.size, 0)] * 3 + [page.point(lambda value: 255 - value)]), {}
+
+
+def of_16_bits(page):
+    return Image.fromarray(np.asarray(page).astype(np.uint16) * 257), {}
+
+
+FILES = {
+    "photo.jpg": rotated_by_exif,
+    "transparent.png": transparent,
+    "palette.gif": lambda page: (page.convert("P"), {}),
+    "transparent_palette.png": lambda page: (transparent(page)[0].quantize(), {}),
+    "bits16.png": of_16_bits,
+    "bits16.tif": of_16_bits,
+    "bits1.png": lambda page: (page.convert("1"), {}),
+    "colour.webp": lambda page: (page.convert("RGB"), {}),
+    "cmyk.jpg": lambda page: (page.convert("CMYK"), {}),
+    "grey_alpha.png": lambda page: (page.convert("LA"), {}),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_whatever_file_a_picture_comes_in(name, network, tmp_path):
+    page, options = FILES[name](seven())
+    page.save(tmp_path / name, **options)
+    digit = program.prepare_digit(program.read_picture(tmp_path / name))
+    expected = program.prepare_digit(seven())
+    assert np.abs(digit.astype(int) - expected).mean() < 6
+    assert predict(network, digit[None])["classification"].argmax() == 7
+
+
+def write_frames(path):
+    seven().save(path, save_all=True, append_images=[seven().rotate(20)])
+
+
+def write_header(path):
+    """A PNG that says it has a thousand megapixels, and has none."""
+    page = io.BytesIO()
+    Image.new("L", (8, 8)).save(page, "PNG")
+    content = bytearray(page.getvalue())
+    content[16:24] = (40_000).to_bytes(4, "big") + (25_000).to_bytes(4, "big")
+    path.write_bytes(content)
+
+
+REFUSED = {
+    "animated.gif": (write_frames, "has several frames"),
+    "huge.png": (write_header, "too large|not a picture"),
+    "notes.txt": (lambda path: path.write_text("seven"), "not a picture"),
+    "cut.png": (lambda path: (seven().save(path), path.write_bytes(path.read_bytes()[:-300])), "not a picture"),
+    "empty.png": (lambda path: path.touch(), "not a picture"),
+    "folder.png": (lambda path: path.mkdir(), "not a picture"),
+    "none.png": (lambda path: None, "no such file"),
+    "page.png": (lambda path: Image.new("L", (300, 200), 250).save(path), "looks like an empty page"),
+    "point.png": (lambda path: Image.new("L", (1, 1), 250).save(path), "looks like an empty page"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name, tmp_path):
+    write, said = REFUSED[name]
+    write(tmp_path / name)
+    with pytest.raises(InputError, match=said) as refused:
+        program.prepare_digit(program.read_picture(tmp_path / name))
+    assert "\n" not in str(refused.value)
+
+
+def test_the_others_are_still_answered(folder, tmp_path):
+    seven().save(tmp_path / "seven.png")
+    (tmp_path / "notes.txt").write_text("seven")
+    done = ask(folder, tmp_path / "notes.txt", tmp_path / "seven.png")
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"{tmp_path / 'seven.png'}: 7, ")
+    assert done.stderr.startswith(f"predict.py: {tmp_path / 'notes.txt'}: not a picture")
+    assert done.stderr.count("\n") == 1
+    assert matplotlib.image.imread(folder / "predictions.png").shape[0] > 200
+
+
+def test_without_a_run_it_says_which_to_use(tmp_path):
+    seven().save(tmp_path / "seven.png")
+    done = ask(tmp_path / "none", tmp_path / "seven.png")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "--output-dir outputs/reference has the recorded one" in done.stderr
+
+
+def test_the_second_guess_is_said_when_the_first_is_not_sure():
+    names = ["cat", "dog", "cow"]
+    assert program.say(np.array([0.05, 0.92, 0.03]), names) == "dog, 92.0%"
+    assert program.say(np.array([0.3, 0.6, 0.1]), names) == "dog, 60.0%, or cat, 30.0%"
+
+
+def test_a_digit_is_put_where_mnist_puts_it():
+    """In a box of 20x20, and its centre of mass, to half a pixel, in the middle of the field."""
+    random = np.random.default_rng(2)
+    for digit in range(10):
+        prepared = program.prepare_digit(draw(digit, random))
+        rows, columns = np.nonzero(prepared)
+        assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
+        assert prepared.max() == 255
+        middle = (prepared.sum(axis=1) @ (np.arange(28) + 0.5), prepared.sum(axis=0) @ (np.arange(28) + 0.5))
+        assert np.allclose(np.array(middle) / prepared.sum(), 14, atol=0.51)
