@@ -7,11 +7,14 @@ import argparse
 import contextlib
 import importlib
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+OLDEST_KERAS = [3, 15, 1]  # the one of requirements.txt, which everything here is tested with
 
 
 def give_up(error, more=""):
@@ -43,21 +46,24 @@ def load_libraries():
         sys.stdout.reconfigure(errors="backslashreplace")  # for a path that this terminal cannot show
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no help against the greeting, but against what follows it
     os.environ["MPLBACKEND"] = "agg"
+    install = f"install what requirements.txt names, for {sys.executable}"
     stderr, code = os.dup(2), "import sys; sys.stderr.buffer.write(sys.stdin.buffer.read())"
     keeper = subprocess.Popen([sys.executable, "-I", "-S", "-c", code], stdin=subprocess.PIPE, start_new_session=True)
     os.dup2(keeper.stdin.fileno(), 2)
     try:
         importlib.import_module("matplotlib").rcdefaults()  # or the user's matplotlibrc decides over the pictures
-        backend = importlib.import_module("keras").backend.backend()
+        keras = importlib.import_module("keras")
+        backend = keras.backend.backend()
         keeper.kill()
     except (Exception, KeyboardInterrupt) as error:  # an unknown backend, a missing package, a broken one
-        advice = f": is what requirements.txt names installed for {sys.executable}?"
-        give_up(error, advice if isinstance(error, Exception) else "")
+        give_up(error, f": {install}" if isinstance(error, Exception) else "")
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
         keeper.stdin.close()
         keeper.wait()
+    if [*map(int, re.findall(r"\d+", keras.__version__)[:3])] < OLDEST_KERAS:
+        give_up(f"this is Keras {keras.__version__}, which gives some figures to the wrong output: {install}")
     if backend != "tensorflow":
         sys.modules.setdefault("tensorflow", None)  # or Keras loads it here too, where it is installed
 

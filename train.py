@@ -35,7 +35,6 @@ EPOCH_LINE = (
     "test loss {val_loss:.4f}, test accuracy {val_classification_accuracy:.2%}, {seconds:.0f} s"
 )
 
-
 LOSS_WEIGHTS = {"classification": 0.9, "autoencoder": 0.1}  # [A]
 
 

@@ -180,7 +180,21 @@ def test_a_missing_package_ends_in_one_line(package, tmp_path):
     (tmp_path / f"{package}.py").write_text(f'raise ModuleNotFoundError("No module named {package!r}")\n')
     done = run_script("visualize.py", "--output-dir", tmp_path, PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(rf"visualize.py: No module named '{package}': is what requirements.txt .*\n", done.stderr)
+    assert re.fullmatch(
+        rf"visualize.py: No module named '{package}': install what requirements.txt names, .*\n", done.stderr
+    )
+
+
+def test_an_older_keras_is_refused(tmp_path):
+    """Up to 3.14 Keras gives the metrics of this network to the wrong outputs."""
+    assert f"keras=={'.'.join(map(str, cli.OLDEST_KERAS))}" in (ROOT / "requirements.txt").read_text().split()
+    backend = "backend = types.SimpleNamespace(backend=lambda: 'tensorflow')"
+    (tmp_path / "keras.py").write_text(f"import types\n__version__ = '3.14.0'\n{backend}\n")
+    done = run_script("train.py", "--output-dir", tmp_path / "run", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"train.py: this is Keras 3.14.0, which .*: install what requirements.txt names, .*\n", done.stderr
+    )
 
 
 @linux
