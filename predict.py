@@ -164,8 +164,8 @@ def main(argv=None):
         print("\n".join(f"{path}: {answer}" for path, answer in zip(paths, answers)))
         figure = draw_predictions(pictures[:ROWS], images, reconstructions, answers)
         with run_folder.writing(folder, stamp):
-            save_figure(figure, folder / "predictions.png")
-        print(f"Wrote {folder / 'predictions.png'}")
+            save_figure(figure, folder / run_folder.PREDICTIONS)
+        print(f"Wrote {folder / run_folder.PREDICTIONS}")
     if len(images) < len(args.pictures):
         sys.exit(1)
 

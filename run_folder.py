@@ -4,7 +4,7 @@ settings.json   what defines the run, and what it was started on, one entry a st
 history.csv     the losses and accuracies, a row an epoch
 model.keras     the network and the optimizer after the last epoch
 
-evaluate.py adds metrics.json, visualize.py the PICTURES; they go as soon as their network is replaced.
+evaluate.py adds metrics.json, visualize.py the PICTURES, predict.py PREDICTIONS; they go with their network.
 """
 
 import contextlib
@@ -31,10 +31,8 @@ RUN_FILES = ("settings.json", "history.csv", "model.keras")
 SETTINGS, HISTORY, MODEL = RUN_FILES
 METRICS = "metrics.json"
 PAIRS = "reconstructions/[0-9][0-9].png"
-PICTURES = (
-    *("model.png", PAIRS, "reconstructions.png", "training.png", "confusion_matrix.png", "mistakes.png"),
-    "predictions.png",
-)
+PICTURES = ("model.png", PAIRS, "reconstructions.png", "training.png", "confusion_matrix.png", "mistakes.png")
+PREDICTIONS = "predictions.png"
 # train.py's flags that define a run, with their types; what the numbers may be, its parser knows.
 RUN_FLAGS = {"epochs": int, "batch_size": int, "seed": int, "limit": int | None, "loss_weights": list, "precision": str}
 STAMP = ("batch_size", "seed", "limit", "loss_weights", "precision", "data_sha256")  # what model.keras says of its run
@@ -223,8 +221,8 @@ def restore(folder, model, settings):
 
 
 def remove_results(folder):
-    """Remove what evaluate.py and visualize.py wrote, and nothing else."""
-    for path in itertools.chain(*map(folder.glob, (METRICS, *PICTURES))):
+    """Remove what evaluate.py, visualize.py and predict.py wrote, and nothing else."""
+    for path in itertools.chain(*map(folder.glob, (METRICS, PREDICTIONS, *PICTURES))):
         path.unlink()
     with contextlib.suppress(OSError):  # not there, or not empty
         (folder / PAIRS).parent.rmdir()

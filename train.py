@@ -34,7 +34,6 @@ EPOCH_LINE = (
     "epoch {epoch}/{epochs}: loss {loss:.4f}, accuracy {classification_accuracy:.2%}, "
     "test loss {val_loss:.4f}, test accuracy {val_classification_accuracy:.2%}, {seconds:.0f} s"
 )
-
 LOSS_WEIGHTS = {"classification": 0.9, "autoencoder": 0.1}  # [A]
 
 
@@ -134,11 +133,9 @@ def parse_args(argv=None):
     add("--seed", type=cli.number(int, 0), default=SEED, help="seed of weights, image order, Dropout (default: 0)")
     add("--limit", type=cli.number(int, 1), help="train on the first LIMIT images only, for a quick try")
     add("--precision", choices=PRECISIONS, default=PRECISION, help="what the layers compute in (default: float32)")
-    names, weights = tuple(name.upper() for name in LOSS_WEIGHTS), list(LOSS_WEIGHTS.values())
-    weights_help = f"of the outputs (default: {' '.join(map(str, weights))})"
-    add(
-        "--loss-weights", type=cli.number(float, 0), nargs=len(names), metavar=names, default=weights, help=weights_help
-    )
+    default, names = list(LOSS_WEIGHTS.values()), tuple(name.upper() for name in LOSS_WEIGHTS)
+    weights = {"type": cli.number(float, 0), "nargs": len(names), "default": default, "metavar": names}
+    add("--loss-weights", **weights, help=f"of the outputs (default: {' '.join(map(str, default))})")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--resume", action="store_true", help="go on with the run in the output directory")
     mode.add_argument("--overwrite", action="store_true", help="replace the run in the output directory")
@@ -165,12 +162,12 @@ def main(argv=None):
         raise InputError(f"the clock says {time.ctime()}, with which no network can be saved: set it right")
     (images, labels), test_set, class_names = load_data(args.data)
     train_set = images[: args.limit], labels[: args.limit]
-    input_shape = preprocess(images[:1]).shape[1:]
     terminal = bool(sys.stdout) and sys.stdout.isatty()  # there Keras' progress bar says what is to be said
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", "train.py"):
         loss_weights = dict(zip(LOSS_WEIGHTS, args.loss_weights))
-        model = new_model(args.seed, loss_weights, args.precision, input_shape, len(class_names))
+        shape = preprocess(images[:1]).shape[1:]
+        model = new_model(args.seed, loss_weights, args.precision, shape, len(class_names))
         settings, history = run_folder.settings_of(model, args), []
         if args.resume:
             settings, history = run_folder.resume(folder, model, settings)
