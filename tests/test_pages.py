@@ -12,7 +12,7 @@ from benchmarks import throughput
 from experiments import answer, step_time
 from experiments.second_task import read_runs
 
-PAGES = [path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").iterdir())]
+PAGES = [path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]
 
 
 def read(name):
