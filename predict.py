@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 import run_folder
 from data import MNIST_SHA256, InputError, load_data
 from model import predict
-from visualize import save_figure, to_images
+from visualize import percent, save_figure, to_images
 
 BOX, FIELD = 20, 28  # MNIST's digits fill a box of 20x20 in a field of 28x28
 WORKING_SIZE = 400  # pixels; a larger picture is scaled down to it first, which also takes away its noise
@@ -115,8 +115,10 @@ def prepare_picture(picture, input_shape):
 def say(probabilities, class_names):
     """Return the answer for a picture as text: class and probability, and the second guess if it is not sure."""
     first, second = np.argsort(-probabilities)[:2]
-    text = f"{class_names[first]}, {probabilities[first]:.1%}"
-    return text if probabilities[first] >= SURE else f"{text}, or {class_names[second]}, {probabilities[second]:.1%}"
+    text = f"{class_names[first]}, {percent(probabilities[first])}"
+    return (
+        text if probabilities[first] >= SURE else f"{text}, or {class_names[second]}, {percent(probabilities[second])}"
+    )
 
 
 def draw_predictions(pictures, images, reconstructions, answers):

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 import run_folder
-from data import DATA, PREDICT_BATCH_SIZE, InputError, epoch_order, keras_batches, load_data, preprocess
+from data import DATA, PREDICT_BATCH_SIZE, InputError, check_fit, epoch_order, keras_batches, load_data, preprocess
 from files import locked
 from model import CLASS_NUM, INPUT_SHAPE, draw_16_bits, keras_settings, prepare_model
 
@@ -166,8 +166,8 @@ def main(argv=None):
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", "train.py"):
         loss_weights = dict(zip(LOSS_WEIGHTS, args.loss_weights))
-        shape = preprocess(images[:1]).shape[1:]
-        model = new_model(args.seed, loss_weights, args.precision, shape, len(class_names))
+        model = new_model(args.seed, loss_weights, args.precision, preprocess(images[:1]).shape[1:], len(class_names))
+        check_fit(model, images, labels)
         settings, history = run_folder.settings_of(model, args), []
         if args.resume:
             settings, history = run_folder.resume(folder, model, settings)

@@ -89,13 +89,17 @@ def short(name):
     return textwrap.shorten(name, 14, placeholder="…") if len(name) > 14 else name
 
 
+def percent(probability):
+    """Return a probability in percent, but never as 100 %."""
+    return "over 99.9 %" if probability > 0.999 else f"{100 * probability:.1f} %"
+
+
 def show(axes, picture, answer, probability, **title):
     """Show a picture, grey or of colours, without ticks and frame, under an answer and its probability."""
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    percent = "over 99.9 %" if probability > 0.999 else f"{100 * probability:.1f} %"  # which would be 100.0 % else
-    axes.set_title(f"{answer}\n{percent}", **title)
+    axes.set_title(f"{answer}\n{percent(probability)}", **title)
 
 
 def draw_sheet(images, labels, probabilities, reconstructions, class_names):

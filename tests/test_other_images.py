@@ -3,13 +3,14 @@
 import json
 import re
 
+import keras
 import matplotlib.image
 import numpy as np
 import pytest
 from conftest import call, copy_run, metrics
 from sklearn.datasets import load_digits, load_sample_images
 
-from data import load_data
+from data import InputError, load_data
 from model import predict
 from run_folder import load_network
 from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, save_figure
@@ -130,3 +131,14 @@ def test_settings_name_the_data(trained):
     settings = json.loads((folder / "settings.json").read_text())
     assert settings["data"] == str(data)
     assert [start["after_epoch"] for start in settings["starts"]] == [0, 1]
+
+
+def test_a_network_that_does_not_fit_its_targets_is_refused_before_it_begins(small_data, tmp_path, monkeypatch):
+    """As where model.py was changed and make_targets() was not: here the decoder draws one channel too many."""
+    conv = keras.layers.Conv2D
+    monkeypatch.setattr(
+        "model.layers.Conv2D", lambda filters, *more, **named: conv(2 if filters == 1 else filters, *more, **named)
+    )
+    with pytest.raises(InputError, match=r"the network's outputs are .*\(28, 28, 2\).* and their targets in data.py"):
+        call("train.py", "--output-dir", tmp_path, "--data", small_data)
+    assert not (tmp_path / "settings.json").exists()

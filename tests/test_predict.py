@@ -230,8 +230,8 @@ def test_without_a_run_it_says_which_to_use(tmp_path):
 
 def test_the_second_guess_is_said_when_the_first_is_not_sure():
     names = ["cat", "dog", "cow"]
-    assert program.say(np.array([0.05, 0.92, 0.03]), names) == "dog, 92.0%"
-    assert program.say(np.array([0.3, 0.6, 0.1]), names) == "dog, 60.0%, or cat, 30.0%"
+    assert program.say(np.array([0.05, 0.92, 0.03]), names) == "dog, 92.0 %"
+    assert program.say(np.array([0.3, 0.6, 0.1]), names) == "dog, 60.0 %, or cat, 30.0 %"
 
 
 def test_a_digit_is_put_where_mnist_puts_it():
