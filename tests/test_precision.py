@@ -87,6 +87,7 @@ def test_saved_network_is_keras_own_and_is_measured_in_float32(precision, mnist,
         assert np.array_equal(expected, output)
 
 
+@pytest.mark.slow
 def test_precision_is_recorded_and_kept_by_resume(small_data, tmp_path):
     with np.load(small_data) as file:
         np.savez(

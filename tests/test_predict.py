@@ -8,7 +8,7 @@ import sys
 import matplotlib.image
 import numpy as np
 import pytest
-from conftest import REFERENCE, ROOT, copy_run
+from conftest import REFERENCE, ROOT, call, copy_run
 from PIL import Image, ImageDraw, ImageFilter
 
 import predict as program
@@ -223,9 +223,8 @@ def test_the_others_are_still_answered(folder, tmp_path):
 
 def test_without_a_run_it_says_which_to_use(tmp_path):
     seven().save(tmp_path / "seven.png")
-    done = ask(tmp_path / "none", tmp_path / "seven.png")
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert "--output-dir outputs/reference has the recorded one" in done.stderr
+    with pytest.raises(InputError, match="--output-dir outputs/reference has the recorded one"):
+        call("predict.py", tmp_path / "seven.png", "--output-dir", tmp_path / "none")
 
 
 def test_the_second_guess_is_said_when_the_first_is_not_sure():

@@ -94,6 +94,7 @@ def test_stopped_after_an_epoch(epoch, number, status, uninterrupted, small_data
     is_the_same_run(tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_stopped_before_the_first_epoch_ends(uninterrupted, small_data, tmp_path):
     process = start(*command(tmp_path, small_data))
     process.stdout.readline()  # "Training on ..."
@@ -138,6 +139,7 @@ def test_full_disk(one_epoch, uninterrupted, small_data, tmp_path):
     is_the_same_run(tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_folder_vanishes_while_training(one_epoch, small_data, tmp_path):
     folder, moved = tmp_path / "run", tmp_path / "moved"
     process = start(*command(folder, small_data))
@@ -299,11 +301,11 @@ def test_a_run_can_be_looked_at_while_it_trains(small_data, tmp_path):
     call("evaluate.py", "--output-dir", tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["epoch"] == len(history(tmp_path)) - 1
-    call("visualize.py", "--output-dir", tmp_path)
 
 
-@pytest.mark.parametrize("script", ["evaluate", "visualize"])
-@pytest.mark.parametrize("moment", ["while the network is read", "while it is measured"])
+@pytest.mark.parametrize(
+    ("script", "moment"), [("evaluate", "while the network is read"), ("visualize", "while it is measured")]
+)
 def test_no_result_beside_a_network_that_it_does_not_belong_to(
     script, moment, one_epoch, uninterrupted, tmp_path, monkeypatch
 ):

@@ -47,7 +47,7 @@ def trained(small_data, tmp_path_factory):
     output = succeed("train.py", *common, "--epochs", 2, "--limit", 96)
     assert len(re.findall(r"^epoch \d/2: ", output, re.MULTILINE)) == 2
     assert f"Next: {sys.executable} evaluate.py --output-dir {folder}\n" in output
-    assert "Test accuracy" in succeed("evaluate.py", *common)
+    assert "Test accuracy" in call("evaluate.py", *common)
     succeed("visualize.py", *common)
     return folder
 
@@ -165,7 +165,7 @@ assert "cli" not in sys.modules
 def test_the_command_line_reaches_the_training(small_data, tmp_path):
     """What train.py makes of its flags is what the functions make of the same values, bit for bit."""
     flags = "--epochs 1 --seed 3 --batch-size 24 --limit 48 --loss-weights 0.4 0.6".split()
-    succeed("train.py", *flags, "--output-dir", tmp_path, "--data", small_data)
+    call("train.py", *flags, "--output-dir", tmp_path, "--data", small_data)
     (images, labels), test_set, _ = load_data(small_data)
     model = new_model(seed=3, loss_weights={"classification": 0.4, "autoencoder": 0.6})
     (row,) = train(model, (images[:48], labels[:48]), test_set, epochs=1, batch_size=24, seed=3)
@@ -235,17 +235,17 @@ def test_fewer_pairs_leave_none_of_an_earlier_drawing(trained, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the shell here is sh")
-def test_nobody_reads_on_and_closed_streams(trained, tmp_path):
+@pytest.mark.parametrize("tail", ["| head -1", pytest.param("<&- >&- 2>&-", marks=pytest.mark.slow)])
+def test_nobody_reads_on_and_closed_streams(tail, trained, tmp_path):
     copy_run(trained, tmp_path)
     command = shlex.join([sys.executable, str(ROOT / "evaluate.py"), "--output-dir", str(tmp_path)])
-    for tail in ("| head -1", "<&- >&- 2>&-"):
-        (tmp_path / "metrics.json").unlink(missing_ok=True)
-        done = subprocess.run(["sh", "-c", f"{command} {tail}"], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, ""), tail
-        assert (tmp_path / "metrics.json").exists(), tail
-        assert done.stdout.startswith("Measured") == (tail == "| head -1")
+    done = subprocess.run(["sh", "-c", f"{command} {tail}"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "metrics.json").exists()
+    assert done.stdout.startswith("Measured") == (tail == "| head -1")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="the shell here is sh")
 def test_the_next_command_is_one_that_the_shell_takes(trained, tmp_path):
     folder = tmp_path / "it's a $HOME; folder"

@@ -135,6 +135,7 @@ def test_damaged_records_are_refused_and_left_as_they_are(damage, tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_damaged_records_end_the_program_in_one_line(tmp_path):
     (tmp_path / "runs.csv").write_text("part\n")
     done = run_script(SCRIPT, "--quick", "--output-dir", tmp_path)

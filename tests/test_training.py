@@ -23,12 +23,12 @@ COLUMNS = {"epoch", "seconds"} | {
 
 
 def test_a_short_training_learns(mnist):
-    """Two epochs over 1,600 digits lower both losses and classify unseen digits far above chance (10 %).
+    """Two epochs over 1,200 digits lower both losses and classify unseen digits far above chance (10 %).
 
-    The batches are of 8, not 32, for as many steps as 6,400 digits would take: the first hundred show little.
+    The batches are of 8, not 32, for as many steps as 4,800 digits would take: the first hundred show little.
     """
     (images, labels), (test_images, test_labels) = mnist
-    train_set, test_set = (images[:1600], labels[:1600]), (test_images[:200], test_labels[:200])
+    train_set, test_set = (images[:1200], labels[:1200]), (test_images[:200], test_labels[:200])
     model = new_model()
     before = evaluate(model, *test_set)
     history = list(train(model, train_set, test_set, epochs=2, batch_size=8))
