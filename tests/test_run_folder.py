@@ -285,6 +285,7 @@ def test_pictures_folder_goes_when_it_is_empty(drawn, small_data):
     assert not (drawn / "reconstructions").exists()
 
 
+@pytest.mark.slow
 def test_a_run_can_be_looked_at_while_it_trains(small_data, tmp_path):
     """Held between two epochs, which are far shorter than a measurement here, and far longer in a real run."""
     process = start(*command(tmp_path, small_data, epochs=1000))

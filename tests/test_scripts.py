@@ -48,7 +48,7 @@ def trained(small_data, tmp_path_factory):
     assert len(re.findall(r"^epoch \d/2: ", output, re.MULTILINE)) == 2
     assert f"Next: {sys.executable} evaluate.py --output-dir {folder}\n" in output
     assert "Test accuracy" in call("evaluate.py", *common)
-    succeed("visualize.py", *common)
+    call("visualize.py", *common)
     return folder
 
 

@@ -68,6 +68,7 @@ def test_what_keras_json_sets_changes_no_number(name, value, mnist, trained_a_li
     assert (keras.config.floatx(), keras.config.dtype_policy()) == ("float32", before)
 
 
+@pytest.mark.slow
 def test_keras_json_changes_nothing_for_the_scripts(trained, small_data, tmp_path):
     """The same weights, to the bit."""
     home, folder = tmp_path / "home", tmp_path / "run"
@@ -102,6 +103,7 @@ def test_a_run_goes_on_after_an_upgrade_of_keras(version, trained, small_data, t
     assert run_folder.load_network(tmp_path)[1]["epoch"] == 2
 
 
+@pytest.mark.slow
 @linux
 def test_matplotlibrc_does_not_decide_over_the_pictures(trained, tmp_path):
     settings = "text.usetex: True\nfont.family: No Such Font\nsavefig.dpi: 10\nno.such.key: 1\nfigure.facecolor: red\n"
@@ -149,8 +151,9 @@ def test_paths_that_a_terminal_cannot_show(trained, tmp_path):
     assert folder.name.encode("ascii", "backslashreplace").decode() in said
 
 
+@pytest.mark.slow
 @linux
-@pytest.mark.parametrize("script", ["train.py", pytest.param("evaluate.py", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
 def test_output_that_cannot_be_written(script, trained, tmp_path):
     copy_run(trained, tmp_path)
     flags = ["--resume"] if script == "train.py" else []
