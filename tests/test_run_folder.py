@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import keras
 import pytest
@@ -114,6 +115,7 @@ def test_finished_run_goes_on_and_history_is_put_right(one_epoch, uninterrupted,
     is_the_same_run(tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_full_disk(one_epoch, uninterrupted, small_data, tmp_path):
     """No file may grow beyond 20 MB, the network needs 27: as on a full disk, writing fails half-way."""
     resource = pytest.importorskip("resource")  # not on Windows
@@ -237,16 +239,22 @@ RESULTS = ("metrics.json", "training.png", "reconstructions.png", "reconstructio
 STRANGERS = ("notes.txt", "reconstructions/mine.png", "my_metrics.json")
 
 
-@pytest.fixture
-def drawn(one_epoch, tmp_path):
-    """A run of one epoch, measured and drawn, with files of the user's beside it."""
-    folder = tmp_path / "drawn"
-    shutil.copytree(one_epoch, folder)
+@pytest.fixture(scope="module")
+def drawn_once(one_epoch, tmp_path_factory):
+    """A run of one epoch, measured and drawn, with files of the user's beside it; to be copied."""
+    folder = tmp_path_factory.mktemp("drawn_once")
+    shutil.copytree(one_epoch, folder, dirs_exist_ok=True)
     call("evaluate.py", "--output-dir", folder)
     call("visualize.py", "--output-dir", folder)
     for name in STRANGERS:
         (folder / name).write_text("mine")
     return folder
+
+
+@pytest.fixture
+def drawn(drawn_once, tmp_path):
+    """Such a run."""
+    return Path(shutil.copytree(drawn_once, tmp_path / "drawn"))
 
 
 def only_strangers_stay(folder):

@@ -22,6 +22,7 @@ COLUMNS = {"epoch", "seconds"} | {
 }
 
 
+@pytest.mark.slow  # test_other_images.py shows that the network learns, on smaller images
 def test_a_short_training_learns(mnist):
     """Two epochs over 1,200 digits lower both losses and classify unseen digits far above chance (10 %).
 
