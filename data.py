@@ -73,9 +73,10 @@ def load_data(path=DATA):
     present = {*sets[0][1].tolist(), *sets[1][1].tolist()}
     class_num = max(present) + 1
     if class_names is None:
+        if class_num > len(present):
+            missing = next(label for label in range(class_num) if label not in present)
+            raise InputError(f"{path}: no image has the label {missing}: number the classes without gaps")
         class_names = [str(label) for label in range(class_num)]
-        if missing := [label for label in range(class_num) if label not in present]:
-            raise InputError(f"{path}: no image has the label {missing[0]}: number the classes without gaps")
     if len(class_names) < max(class_num, 2) or len({*class_names}) < len(class_names):
         raise InputError(
             f"{path}: {len(class_names)} class names for {class_num} classes: give each its own, at least two"

@@ -12,7 +12,6 @@ mistakes.png             the images it got wrong, most confident first
 
 import subprocess
 import sys
-import textwrap
 
 sys.path.insert(0, __file__.removesuffix("visualize.py"))  # which python -P and python -I leave out
 import cli  # first, for it loads Keras without TensorFlow's greeting
@@ -77,16 +76,16 @@ def draw_reconstructions(images, reconstructions, folder):
 
 def draw_model(model, seconds=60):
     """Draw the layers and their shapes; returns the bytes of a PNG, or None if Graphviz is missing, fails or hangs."""
-    dot = keras.utils.model_to_dot(model, show_shapes=True, show_layer_names=True, dpi=80).to_string().encode()
     try:
-        return subprocess.run(["dot", "-Tpng"], input=dot, capture_output=True, check=True, timeout=seconds).stdout
-    except (OSError, subprocess.SubprocessError) as error:
+        graph = keras.utils.model_to_dot(model, show_shapes=True, show_layer_names=True, dpi=80).to_string().encode()
+        return subprocess.run(["dot", "-Tpng"], input=graph, capture_output=True, check=True, timeout=seconds).stdout
+    except (ImportError, OSError, subprocess.SubprocessError) as error:  # no pydot, no Graphviz, or one that fails
         print(f"No model.png, Graphviz is missing or fails ({error}): apt install graphviz, or https://graphviz.org")
 
 
 def short(name):
     """Return the name of a class as it fits above a picture."""
-    return textwrap.shorten(name, 14, placeholder="…") if len(name) > 14 else name
+    return name if len(name) <= 14 else f"{name[:13]}…"
 
 
 def percent(probability):

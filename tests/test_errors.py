@@ -155,6 +155,7 @@ DATA_FILES = [
     ("no images at all", NEW, lambda f, d: change(d, x_test=np.zeros((0, 28, 28), np.uint8)), 1, "at least one image"),
     ("fewer labels than images", NEW, lambda f, d: change(d, y_train=np.zeros(319, np.uint8)), 1, "y_train"),
     ("a gap in the labels", NEW, lambda f, d: change(d, y_train=np.full(320, 11)), 1, "no image has the label 10"),
+    ("a huge label", NEW, lambda f, d: change(d, y_train=np.full(320, 10**12)), 1, "no image has the label 10"),
     ("label -1", NEW, lambda f, d: change(d, y_test=np.full(80, -1)), 1, "from 0"),
     ("labels as floats", NEW, lambda f, d: change(d, y_test=np.zeros(80)), 1, "as integers"),
     (

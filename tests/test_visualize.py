@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 
-from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, draw_training, show, to_images
+from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, draw_training, short, show, to_images
 
 DIGITS = list("0123456789")
 WEIGHTS = {"classification": 0.7, "autoencoder": 0.3}
@@ -78,6 +78,10 @@ def test_a_probability_is_never_shown_as_100_percent():
     for probability, text in ((0.5, "50.0 %"), (0.9985, "99.9 %"), (0.99951, "over 99.9 %")):
         show(axes, np.zeros((28, 28)), 7, probability)
         assert axes.get_title() == f"7\n{text}"
+
+
+def test_a_long_name_is_cut_and_not_lost():
+    assert (short("ankle boot"), short("Supercalifragilistic")) == ("ankle boot", "Supercalifrag…")
 
 
 def test_sheet_shows_each_digit_above_its_reconstruction_under_its_answer(mnist):
