@@ -41,7 +41,7 @@ def crops():
 
 @pytest.fixture(
     scope="module",
-    params=[(digits, "--batch-size 8", 3, 10), pytest.param((crops, "--batch-size 4", 3, 2), marks=pytest.mark.slow)],
+    params=[(digits, "--batch-size 8", 3, 10), pytest.param((crops, "--batch-size 4", 6, 2), marks=pytest.mark.slow)],
     ids=["digits of 8x8", "crops in colour"],
 )
 def trained(request, tmp_path_factory):
