@@ -42,6 +42,11 @@ def check_labels(labels, count):
     return None
 
 
+def name_classes(class_names, class_num):
+    """Return the names of so many classes: those that are given, and for the others their numbers."""
+    return [*class_names, *map(str, range(len(class_names), class_num))]
+
+
 def load_data(path=DATA):
     """Read and check an .npz file with the arrays x_train, y_train, x_test, y_test and perhaps class_names.
 
@@ -76,7 +81,7 @@ def load_data(path=DATA):
         if class_num > len(present):
             missing = next(label for label in range(class_num) if label not in present)
             raise InputError(f"{path}: no image has the label {missing}: number the classes without gaps")
-        class_names = [str(label) for label in range(class_num)]
+        class_names = name_classes([], class_num)
     if len(class_names) < max(class_num, 2) or len({*class_names}) < len(class_names):
         raise InputError(
             f"{path}: {len(class_names)} class names for {class_num} classes: give each its own, at least two"

@@ -14,9 +14,9 @@ import cli  # first, for it loads Keras without TensorFlow's greeting
 import numpy as np
 
 import run_folder
-from data import MNIST_SHA256, PREDICT_BATCH_SIZE, check_fit, keras_batches, load_data, preprocess
+from data import MNIST_SHA256, PREDICT_BATCH_SIZE, check_fit, keras_batches, load_data, name_classes, preprocess
 from files import write_json
-from model import keras_settings, predict
+from model import keras_settings, over_images, predict
 
 ARTICLE_ACCURACY = 0.9933  # [A] after 20 epochs
 
@@ -32,7 +32,7 @@ def compute_metrics(images, labels, outputs, class_names=None):
     # Keras on TensorFlow takes the cross-entropy of the logits, where nothing is cut off; the probabilities can be too
     # small for a float32. Clipped at the smallest one, such an image counts as 87, where Keras may count more.
     of_truth = probabilities[np.arange(len(labels)), labels].clip(np.finfo(np.float32).tiny)
-    class_names = class_names or [str(label) for label in range(probabilities.shape[1])]
+    class_names = class_names or name_classes([], probabilities.shape[1])
     hits = {name: correct[labels == label] for label, name in enumerate(class_names)}
     return {
         "accuracy": round(float(correct.mean()), 6),
@@ -49,8 +49,7 @@ def measure_others(model, images, labels):
     others = tuple(name for name in model.output_names if name not in ("classification", "autoencoder"))
     x, steps = keras_batches(model, images, labels, PREDICT_BATCH_SIZE)
     with keras_settings():
-        measured = model.evaluate(x, steps=steps, return_dict=True, verbose=0)
-    measured = {name.replace("_mean", "_loss"): value for name, value in sorted(measured.items())}
+        measured = over_images(model.evaluate(x, steps=steps, return_dict=True, verbose=0))
     return {name: round(value, 6) for name, value in measured.items() if name.startswith(others)}
 
 

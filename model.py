@@ -108,6 +108,14 @@ def draw_16_bits(model):
             layer.call = call.__get__(layer)  # a method of this layer alone
 
 
+def over_images(measured):
+    """Return what Keras measured, a dict by name, with each metric named "mean" in the place of the loss beside it.
+
+    That one is a mean over the images, see compile_model(). In the alphabet "_mean" comes after "_loss".
+    """
+    return {name.replace("_mean", "_loss"): value for name, value in sorted(measured.items())}
+
+
 def predict(model, images):
     """Run the network on images as load_data() gives them; returns its outputs by name, arrays float32 (n, ...)."""
     x, steps = keras_batches(model, images, None, PREDICT_BATCH_SIZE)

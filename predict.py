@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
 import run_folder
-from data import MNIST_SHA256, InputError, load_data
+from data import MNIST_SHA256, InputError, load_data, name_classes
 from model import predict
 from visualize import percent, save_figure, to_images
 
@@ -41,7 +41,7 @@ def read_picture(path):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = Image.open(path)
         if getattr(picture, "n_frames", 1) > 1:
-            raise InputError(f"{path}: has several frames: save one of them as a picture")
+            raise InputError("has several frames: save one of them as a picture")
         picture = ImageOps.exif_transpose(picture)
         if picture.mode[0] in "IF":  # 16 bits and more: its brightest point becomes white
             values = np.asarray(picture, np.float64)
@@ -51,13 +51,13 @@ def read_picture(path):
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
         return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError("no such file") from None
     except InputError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise InputError(f"{path}: too large, over 90 megapixels: scale it down") from None
+        raise InputError("too large, over 90 megapixels: scale it down") from None
     except Exception as error:  # a strange or damaged file can fail in a dozen ways
-        raise InputError(f"{path}: not a picture that can be read ({error})") from None
+        raise InputError(f"not a picture that can be read ({error})") from None
 
 
 def find_ink(grey):
@@ -144,21 +144,18 @@ def main(argv=None):
         class_names = load_data(run_folder.data_of_run(folder))[2]
     except InputError:  # the data need not be here
         class_names = []
-    class_names += [str(label) for label in range(len(class_names), class_num)]
+    class_names = name_classes(class_names, class_num)
 
+    like_mnist = stamp["data_sha256"] == MNIST_SHA256
     paths, pictures, images = [], [], []
     for path in args.pictures:
         try:
             picture = read_picture(path)
-            like_mnist = stamp["data_sha256"] == MNIST_SHA256
             images.append(prepare_digit(picture) if like_mnist else prepare_picture(picture, input_shape))
             paths.append(path)
             pictures.append(picture)
         except InputError as error:
-            print(
-                f"{parser.prog}: {error}" if str(path) in str(error) else f"{parser.prog}: {path}: {error}",
-                file=sys.stderr,
-            )
+            print(f"{parser.prog}: {path}: {error}", file=sys.stderr)
     if images:
         outputs = predict(model, np.stack(images))
         answers = [say(probabilities, class_names) for probabilities in outputs["classification"]]

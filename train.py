@@ -21,7 +21,7 @@ import numpy as np
 import run_folder
 from data import DATA, PREDICT_BATCH_SIZE, InputError, check_fit, epoch_order, keras_batches, load_data, preprocess
 from files import locked
-from model import CLASS_NUM, INPUT_SHAPE, draw_16_bits, keras_settings, prepare_model
+from model import CLASS_NUM, INPUT_SHAPE, draw_16_bits, keras_settings, over_images, prepare_model
 
 EPOCHS = 20  # [A]
 BATCH_SIZE = 32  # [R]
@@ -120,8 +120,7 @@ def train(
             loss = float(value.split(".")[0])
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss became {loss} in epoch {epoch + 1}")
-        # In the alphabet "_mean" comes after "_loss", and so takes the place of Keras' own mean.
-        row = {name.replace("_mean", "_loss"): values[0] for name, values in sorted(history.items())}
+        row = over_images({name: values[0] for name, values in history.items()})
         yield {"epoch": epoch + 1, **row, "seconds": time.perf_counter() - started}
 
 

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 import run_folder
-from data import MNIST_SHA256, check_fit, load_data
+from data import MNIST_SHA256, check_fit, load_data, name_classes
 from evaluate import ARTICLE_ACCURACY
 from files import atomic_write
 from model import predict
@@ -225,7 +225,7 @@ def main(argv=None):
     check_fit(model, images, labels)
     outputs = predict(model, images)
     probabilities, reconstructions = outputs["classification"], to_images(outputs["autoencoder"])
-    class_names = class_names + [str(label) for label in range(len(class_names), probabilities.shape[1])]
+    class_names = name_classes(class_names, probabilities.shape[1])
 
     sheet = images, labels, probabilities, reconstructions, class_names
     figures = {

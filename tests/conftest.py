@@ -16,6 +16,7 @@ import cli  # noqa: F401 - first, for it loads Keras without TensorFlow's greeti
 import keras
 import numpy as np
 import pytest
+from sklearn.datasets import load_sample_images
 
 from data import load_data
 from run_folder import RUN_FILES
@@ -73,6 +74,17 @@ def call(script, *arguments):
     with contextlib.redirect_stdout(said):
         main(list(map(str, arguments)))
     return said.getvalue()
+
+
+def tiles(columns):
+    """Tiles of 32x32 pixels, 13 rows of so many, from the two photographs in colour that scikit-learn brings along."""
+    return [
+        photograph[: 13 * 32, : columns * 32]
+        .reshape(13, 32, columns, 32, 3)
+        .swapaxes(1, 2)
+        .reshape(13 * columns, 32, 32, 3)
+        for photograph in load_sample_images().images
+    ]
 
 
 def copy_run(folder, to):

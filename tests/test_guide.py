@@ -10,9 +10,8 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import REFERENCE, ROOT, call, copy_run, metrics
+from conftest import REFERENCE, ROOT, call, copy_run, metrics, tiles
 from PIL import Image
-from sklearn.datasets import load_sample_images
 from test_predict import draw
 
 PAGES = ["docs/your_own_problem.md", "docs/your_own_problem.ja.md"]
@@ -30,10 +29,9 @@ def place(tmp_path):
     (folder / "outputs" / "reference").mkdir(parents=True)
     copy_run(REFERENCE, folder / "outputs" / "reference")
     draw(7, np.random.default_rng(5)).save(folder / "seven.png")
-    for name, photograph in zip(("temple", "flower"), load_sample_images().images):
+    for name, pictures in zip(("temple", "flower"), tiles(10)):
         (folder / "pictures" / name).mkdir(parents=True)
-        tiles = photograph[: 13 * 32, : 10 * 32].reshape(13, 32, 10, 32, 3).swapaxes(1, 2).reshape(130, 32, 32, 3)
-        for number, tile in enumerate(tiles):
+        for number, tile in enumerate(pictures):
             Image.fromarray(tile).save(folder / "pictures" / name / f"{number:03d}.png")
     return folder
 

@@ -7,8 +7,8 @@ import keras
 import matplotlib.image
 import numpy as np
 import pytest
-from conftest import call, copy_run, metrics
-from sklearn.datasets import load_digits, load_sample_images
+from conftest import call, copy_run, metrics, tiles
+from sklearn.datasets import load_digits
 
 from data import InputError, load_data
 from model import predict
@@ -25,11 +25,7 @@ def digits():
 
 def crops():
     """Tiles of 32x32 from two photographs in colour, one class each; every fifth tile is for testing."""
-    tiles = [
-        photograph[: 13 * 32, : 20 * 32].reshape(13, 32, 20, 32, 3).swapaxes(1, 2).reshape(260, 32, 32, 3)
-        for photograph in load_sample_images().images
-    ]
-    images, labels, testing = np.concatenate(tiles), np.arange(2).repeat(260), np.arange(520) % 5 == 0
+    images, labels, testing = np.concatenate(tiles(20)), np.arange(2).repeat(260), np.arange(520) % 5 == 0
     sets = {
         "x_train": images[~testing],
         "y_train": labels[~testing],
