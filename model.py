@@ -120,4 +120,4 @@ def predict(model, images):
     """Run the network on images as load_data() gives them; returns its outputs by name, arrays float32 (n, ...)."""
     x, steps = keras_batches(model, images, None, PREDICT_BATCH_SIZE)
     with keras_settings():
-        return dict(zip(model.output_names, model.predict(x, steps=steps, verbose=0)))
+        return dict(zip(model.output_names, keras.tree.flatten(model.predict(x, steps=steps, verbose=0))))
