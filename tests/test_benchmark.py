@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from benchmarks import step_time
 from benchmarks.throughput import (
     CONTESTANTS,
     PREPARE,
@@ -15,7 +16,6 @@ from benchmarks.throughput import (
     time_contestant,
     training_flop,
 )
-from experiments import step_time
 from model import prepare_model
 from train import new_model
 

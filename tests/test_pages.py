@@ -4,13 +4,13 @@ import importlib
 import json
 import re
 
+import pandas
 import pytest
 from conftest import REFERENCE, ROOT, STUDY, metrics
 
 import evaluate
-from benchmarks import throughput
-from experiments import answer, step_time
-from experiments.second_task import read_runs
+from benchmarks import step_time, throughput
+from experiments import answer
 
 PAGES = [path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]
 
@@ -24,28 +24,26 @@ def records(folder, name):
 
 
 @pytest.fixture(scope="module")
-def summary():
-    """The summary of the recorded study, made from its rows."""
-    rows = read_runs(STUDY / "runs.csv")
-    curves, shares = answer.errors_over_epochs(rows, STUDY), answer.shares_of_untrained(rows)
-    summary = answer.summarise_study(rows, curves, shares)
-    return summary | {"D": summary["D"] + answer.usual_run(rows, STUDY)}
+def study():
+    """The rows of the recorded study, and their comparisons."""
+    rows = answer.load(STUDY)
+    return rows, answer.comparisons(rows)
 
 
 @pytest.fixture(scope="module")
-def printed(summary):
+def printed(study):
     """What the programs print, by the pages that show it."""
-    tables = {part: "\n".join(lines) for part, lines in answer.tables(summary).items()}
+    tables = answer.tables(*study)
     benchmark = records(REFERENCE, "throughput.json")
     rounds = throughput.summarise_rounds(benchmark["rounds"], benchmark["flop_per_image"])
     assert {name: benchmark[name] for name in rounds} == rounds
     return {
         "README.md": [
-            *(tables[part] for part in ("results", "answers", "D")),
+            *(tables[name] for name in ("results", "answers")),
             "\n".join(["```text", *evaluate.report(metrics(REFERENCE))[:5], "```"]),
         ],
         "docs/second_task.md": [
-            *(text for part, text in tables.items() if part != "results"),
+            *(text for name, text in tables.items() if name != "results"),
             "\n".join(["```text", step_time.report(records(STUDY, "step_time.json")), "```"]),
         ],
         "docs/speed.md": ["\n".join(["```text", *throughput.report(rounds), "```"])],
@@ -58,19 +56,9 @@ def test_tables_are_what_the_programs_print(name, printed):
     assert not missing, "\n\n".join(missing)
 
 
-def flat(tree):
-    """The numbers in a tree of dicts and lists, by their places in it."""
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
-    if items is None:
-        return {(): tree}
-    return {(key, *path): number for key, branch in items for path, number in flat(branch).items()}
-
-
-def test_the_studys_summary_is_of_its_rows(summary):
-    recorded, made = flat(records(STUDY, "summary.json")), flat(summary)
-    assert recorded.keys() == made.keys()
-    for place, number in made.items():
-        assert recorded[place] == (number and pytest.approx(number, rel=1e-9, abs=1e-12)), place
+def test_the_studys_summary_is_of_its_rows(study):
+    recorded = pandas.DataFrame(records(STUDY, "summary.json")).astype(study[1].dtypes)
+    pandas.testing.assert_frame_equal(recorded, study[1], rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -1,6 +1,6 @@
 """Measure what the second task costs: the time of a training step with and without the decoder.
 
-    python experiments/step_time.py --output-dir outputs/second_task
+    python benchmarks/step_time.py --output-dir outputs/second_task
 
 The two networks take turns, round after round, and the ratio is taken within a round, so that a machine
 that is slower for a while favours neither. Writes step_time.json. Wants an idle machine.
@@ -21,11 +21,11 @@ import cli  # first, for it loads Keras without TensorFlow's greeting
 import keras
 
 from data import load_data, make_targets, preprocess
-from experiments.second_task import OUTPUT_DIR
 from files import write_json
 from run_folder import environment
 from train import BATCH_SIZE, LEARNING_RATE, MOMENTUM, new_model
 
+OUTPUT_DIR = Path("outputs/second_task")
 ROUNDS, STEPS = 7, 150
 
 
