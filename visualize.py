@@ -34,6 +34,8 @@ GAP = 2  # of the images' pixels, between the two halves of a pair
 SHEET_COLUMNS = 10  # as many fit on a sheet
 MATRIX_CLASSES = 20  # as many can be told apart with a number in each cell
 MISTAKES = 24  # as many fit on a sheet
+TRAINING = {"color": "tab:blue", "marker": "o"}  # each colour has one meaning, here and in the other charts
+TEST = {"color": "tab:orange", "marker": "s"}
 PNG = {"Software": None}  # no version, no date: the same picture is the same file
 
 
@@ -112,7 +114,9 @@ def draw_sheet(images, labels, probabilities, reconstructions, class_names):
     which = "every class" if len(classes) == len(class_names) else f"{len(classes)} of {len(class_names)} classes"
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     how_many = "two" if of_class == 1 else 2 * of_class
-    figure.suptitle(f"Both tasks on {how_many} test images of {which}: answer (red: wrong), probability, drawing")
+    figure.suptitle(
+        f"Both tasks on the first {how_many} test images of {which}: answer (red: wrong), probability, drawing"
+    )
     figure.get_layout_engine().set(w_pad=0.02, wspace=0, hspace=0)
     size = 10 if max(map(len, class_names)) < 8 else 7
     for label in range(len(classes)):
@@ -130,30 +134,31 @@ def draw_sheet(images, labels, probabilities, reconstructions, class_names):
     return figure
 
 
-def draw_training(history, loss_weights, article_accuracy=None):
+def draw_training(history, loss_weights, run, article_accuracy=None):
     """Draw the losses and the share of errors over the epochs, on logarithmic axes.
 
-    history: the rows that train() yields. loss_weights: a dict by output, for the titles. article_accuracy:
-    from 0 to 1, where it belongs to these data. Returns the figure.
+    history: the rows that train() yields. loss_weights: a dict by output, and run: what to call it, for the titles.
+    article_accuracy: from 0 to 1, where it belongs to these data. Returns the figure.
     """
     losses = {"classification": "Cross-entropy", "autoencoder": "Mean squared error"}
     panels = {
         f"{name}_loss": f"{losses.get(name, f'Loss of {name}')}, weight {weight:g}"
         for name, weight in loss_weights.items()
     } | {"classification_accuracy": "Wrong answers in percent"}
-    figure = Figure(figsize=(4 * len(panels), 4.6), layout="constrained")
-    figure.suptitle("Training images: mean over each epoch, with Dropout. Test images: after each epoch.", fontsize=15)
+    figure = Figure(figsize=(4 * len(panels), 4.9), layout="constrained")
+    what = "Training images: mean over each epoch, with Dropout. Test images: after each epoch."
+    figure.suptitle(f"{run}\n{what}", fontsize=14)
     for axes, (name, title) in zip(figure.subplots(1, len(panels)), panels.items()):
-        for prefix, images, marker in (("", "training images", "o-"), ("val_", "test images", "s-")):
+        for prefix, images, look in (("", "training images", TRAINING), ("val_", "test images", TEST)):
             values = np.array([row[prefix + name] for row in history])
             values = 100 * (1 - values) if name == "classification_accuracy" else values
             values[~((values > 1e-30) & (values < 1e30))] = np.nan  # no errors at all, say, have no logarithm
-            axes.plot([row["epoch"] for row in history], values, marker, markersize=5, label=images)
+            axes.plot([row["epoch"] for row in history], values, markersize=5, label=images, **look)
         if np.isnan([line.get_ydata() for line in axes.lines]).all():
             axes.set_ylim(0.1, 1)
             axes.text(0.5, 0.5, "none in any epoch", transform=axes.transAxes, ha="center", fontsize=13)
         if name == "classification_accuracy" and article_accuracy:
-            label = f"the article: {100 * article_accuracy:.2f} % right"
+            label = f"the article: {100 * (1 - article_accuracy):.2f} % wrong"
             axes.axhline(100 * (1 - article_accuracy), color="black", linestyle="--", label=label)
         axes.set(xlim=(0.5, len(history) + 0.5), yscale="log")
         axes.set_title(title, fontsize=14)
@@ -191,6 +196,8 @@ def draw_confusion_matrix(labels, predicted, class_names):
         every = [label for label in range(count) if label % 5 == 0]
         axes.set_xticks(every, [short(class_names[label]) for label in every], rotation=90)
         axes.set_yticks(every, [short(class_names[label]) for label in every])
+    axes.hlines(np.arange(count - 1) + 0.5, -0.5, count - 0.5, color="0.9", linewidth=0.5)
+    axes.vlines(np.arange(count - 1) + 0.5, -0.5, count - 0.5, color="0.9", linewidth=0.5)
     figure.colorbar(picture, label="errors", shrink=0.8)
     return figure
 
@@ -202,7 +209,9 @@ def draw_mistakes(images, labels, probabilities, reconstructions, class_names):
     shown = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
     figure = Figure(figsize=(12, 7), layout="constrained")
     title = f"{len(wrong)} mistakes, of which the {len(shown)} that the network was surest of: original, reconstruction"
-    figure.suptitle(f"{title}\nAbove each: what it is, what it was taken for, the network's probability", fontsize=14)
+    figure.suptitle(
+        f"{title}\nAbove each: what it is, what it was taken for, the probability of that wrong answer", fontsize=14
+    )
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     size = 13 if max(map(len, class_names)) < 4 else 8
     for place, index in enumerate(shown):
@@ -226,11 +235,12 @@ def main(argv=None):
     outputs = predict(model, images)
     probabilities, reconstructions = outputs["classification"], to_images(outputs["autoencoder"])
     class_names = name_classes(class_names, probabilities.shape[1])
+    run = "Seed {seed}, batches of {batch_size}, {precision}".format(**stamp)
 
     sheet = images, labels, probabilities, reconstructions, class_names
     figures = {
         "reconstructions.png": draw_sheet(*sheet),
-        "training.png": draw_training(history, dict(zip(model.output_names, stamp["loss_weights"])), article),
+        "training.png": draw_training(history, dict(zip(model.output_names, stamp["loss_weights"])), run, article),
         "confusion_matrix.png": draw_confusion_matrix(labels, probabilities.argmax(axis=1), class_names),
         "mistakes.png": draw_mistakes(*sheet),
     }

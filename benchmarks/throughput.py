@@ -32,10 +32,11 @@ import keras
 from matplotlib.figure import Figure
 
 from data import InputError, batches, epoch_order, load_data, make_targets, output_shapes, preprocess
-from files import atomic_write, write_json
+from files import write_json
 from model import prepare_model
 from run_folder import processor
 from train import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MOMENTUM, new_model, train
+from visualize import save_figure
 
 WARM_UP = 10 * BATCH_SIZE  # images; the first steps trace, compile and allocate
 ROUNDS, IMAGES = 3, 300 * BATCH_SIZE
@@ -277,19 +278,23 @@ def draw(summary, path):
     for place, (letter, speed) in enumerate(summary["contestants"].items()):
         dtype, rate = CONTESTANTS[letter][1], speed["images_per_second"]
         error = [[rate["median"] - rate["least"]], [rate["greatest"] - rate["median"]]]
-        color = {"float32": "tab:blue", "bfloat16": "tab:orange"}[dtype]
+        color = {"float32": "tab:gray", "bfloat16": "tab:olive"}[dtype]
         axes.barh(place, rate["median"], xerr=error, color=color, capsize=4)
-        text = f"  {rate['median']:.0f}, {speed['share_of_best']:.0%} of the machine's best in {dtype}"
-        axes.text(rate["greatest"], place, text, va="center")
-    axes.set_xlim(0, 1.75 * max(speed["images_per_second"]["greatest"] for speed in summary["contestants"].values()))
+        axes.annotate(
+            f"{rate['median']:.0f}, {speed['share_of_best']:.0%} of the machine's best in {dtype}",
+            (rate["greatest"], place),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    axes.set_xlim(0, 1.02 * max(speed["images_per_second"]["greatest"] for speed in summary["contestants"].values()))
     cores = "{cores} cores of {processor}".format(**summary["machine"])
     axes.set_title(f"How fast it trains: more images a second is better\n{cores}, batches of {BATCH_SIZE}")
     axes.set(xlabel="images a second while training: median, least and greatest round")
     axes.set_yticks(range(len(CONTESTANTS)), [f"{name} ({letter})" for letter, (name, _) in CONTESTANTS.items()])
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120, metadata={"Software": None})
+    save_figure(figure, path)
 
 
 def machine():

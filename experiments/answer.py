@@ -38,7 +38,7 @@ LOSSES = {"classification_loss": "cross-entropy", "autoencoder_loss": "squared e
 MEASURES = {"errors": "errors", **LOSSES, **{name: name.replace("_", " ") for name in CALIBRATION}}
 EARLY, LATE = "A, epochs 1 to 5", "A, epochs 11 to 20"
 ARMS = {BOTH: "both tasks", ALONE: "the classifier alone"}
-COLORS = {BOTH: "tab:blue", ALONE: "tab:orange"}
+COLORS = {BOTH: "tab:green", ALONE: "tab:purple"}
 ANSWERS = {  # what is asked, and the comparison that answers it
     "Does it learn faster? Errors after 200 steps": "part == 'C2' and steps == 200 and measure == 'errors'",
     "Errors, mean of the first 5 epochs": f"part == '{EARLY}'",
@@ -215,7 +215,8 @@ def draw_errors(rows, found):
         left.plot(epochs, errors.mean(), "o-", color=COLORS[arm], label=name)
         left.fill_between(epochs, errors.min(), errors.max(), color=COLORS[arm], alpha=0.2)
     left.set(yscale="log", ylabel="errors in the test images: mean, least to greatest", xlabel="epoch")
-    left.yaxis.set(major_locator=LogLocator(subs=(1, 1.5, 2, 3, 5)), major_formatter="{x:g}", minor_formatter="")
+    ticks = LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 8))
+    left.yaxis.set(major_locator=ticks, major_formatter="{x:g}", minor_formatter="")
     left.legend(fontsize=11)
     found = found.query("part == 'A' and measure == 'errors'")
     draw_differences(right, found["steps"] / EPOCH, found)
@@ -235,7 +236,7 @@ def draw_arms(rows, found, title, panels):
         arms = rows.query(query).pivot(index="seed", columns="arm", values=measure)
         half = stats.t.ppf((1 + LEVEL) / 2, len(arms) - 1) * arms.sem()
         upper.plot(range(len(half)), arms.T, ".", color="tab:gray", alpha=0.6)
-        upper.errorbar(range(len(half)), arms.mean(), half, fmt="o", color="tab:blue", capsize=5)
+        upper.errorbar(range(len(half)), arms.mean(), half, fmt="o", color="black", capsize=5)
         seed, arm = arms.stack().idxmax()
         upper.annotate(f" seed {seed}", (arms.columns.get_loc(arm), arms.max().max()), va="center")
         upper.set(title=name, ylabel=MEASURES[measure], xticks=range(len(half)), xticklabels=arms.columns)
@@ -267,7 +268,7 @@ def draw_labels(rows, found):
 def draw_speed(rows, found):
     """Draw part C at equal weights: each loss as a share of its untrained value. Returns the figure."""
     figure, ((axes,),) = new_figure("Which task learns faster? Equal weights, mean and range of 5 seeds", (8, 5), 1, 1)
-    for loss, color in zip(LOSSES, ("tab:green", "tab:red")):
+    for loss, color in zip(LOSSES, ("tab:brown", "tab:cyan")):
         losses = rows.query(f"part == 'C' and arm == '{EQUAL}'").pivot(index="seed", columns="steps", values=loss)
         shares = 100 * losses.div(losses[0], axis=0)
         axes.plot(shares.columns, shares.mean(), "o-", color=color, label=LOSSES[loss])

@@ -217,7 +217,9 @@ def test_pictures_are_of_the_networks_epoch(trained, small_data, tmp_path):
     call("visualize.py", "--output-dir", tmp_path)
     images, labels = load_data(small_data)[1]
     probabilities = predict(load_network(trained)[0], images)["classification"]
-    save_figure(draw_training(read_history(trained), LOSS_WEIGHTS), tmp_path / "expected.png")
+    save_figure(
+        draw_training(read_history(trained), LOSS_WEIGHTS, "Seed 0, batches of 32, float32"), tmp_path / "expected.png"
+    )
     assert (tmp_path / "training.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
     save_figure(
         draw_confusion_matrix(labels, probabilities.argmax(axis=1), list("0123456789")), tmp_path / "expected.png"

@@ -307,7 +307,7 @@ def test_a_history_that_no_logarithm_can_show(column, value):
     names = ("classification_loss", "autoencoder_loss", "classification_accuracy")
     row = {prefix + name: value if name == column else 0.5 for prefix in ("", "val_") for name in names}
     for article in (None, 0.9933):
-        figure = visualize.draw_training([{"epoch": epoch, **row} for epoch in (1, 2)], LOSS_WEIGHTS, article)
+        figure = visualize.draw_training([{"epoch": epoch, **row} for epoch in (1, 2)], LOSS_WEIGHTS, "A run", article)
         figure.savefig(io.BytesIO())
         empty = ["none in any epoch" in {text.get_text() for text in axes.texts} for axes in figure.axes]
         assert empty == [name == column for name in names]

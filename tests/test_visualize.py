@@ -27,7 +27,7 @@ def test_training_shows_what_its_legend_says():
     history = [
         {"epoch": epoch, **{name: (k + 1) / (10 * epoch + 30) for k, name in enumerate(names)}} for epoch in (1, 2, 3)
     ]
-    figure = draw_training(history, WEIGHTS, 0.9933)
+    figure = draw_training(history, WEIGHTS, "A run", 0.9933)
     assert "0.7" in figure.axes[0].get_title()
     assert "0.3" in figure.axes[1].get_title()
     for axes, name in zip(figure.axes, NAMES, strict=True):
@@ -40,8 +40,8 @@ def test_training_shows_what_its_legend_says():
         in_legend = [text.get_text() for text in axes.get_legend().get_texts()]
         assert in_legend == list(lines)
         assert axes.get_yscale() == "log"
-    assert list(lines["the article: 99.33 % right"].get_ydata()) == pytest.approx([0.67, 0.67])
-    assert len(draw_training(history, WEIGHTS).axes[2].lines) == 2  # on other data there is no such line
+    assert list(lines["the article: 0.67 % wrong"].get_ydata()) == pytest.approx([0.67, 0.67])
+    assert len(draw_training(history, WEIGHTS, "A run").axes[2].lines) == 2  # on other data there is no such line
 
 
 def test_confusion_matrix_has_the_truth_in_rows():
