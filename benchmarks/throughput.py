@@ -50,8 +50,10 @@ CONTESTANTS = {
     "c": ("plain Keras script, float32", "float32"),
     "d": ("PyTorch, float32", "float32"),
     "e": ("PyTorch, bfloat16 autocast", "bfloat16"),
+    "f": ("PyTorch, torch.compile, float32", "float32"),
 }
-RATIOS = ("a/c", "a/d", "b/a", "b/e")
+RATIOS = ("a/c", "a/d", "b/a", "b/e", "f/d")
+OF_PYTORCH = "def"
 
 
 def multiply_adds(model):
@@ -104,8 +106,8 @@ def keras_plain():
     return train_on, model.get_weights
 
 
-def pytorch(autocast):
-    """(d), (e): the same network, losses, optimizer and batches in PyTorch, eager, channels last.
+def pytorch(autocast=False, compiled=False):
+    """(d), (e), (f): the same network, losses, optimizer and batches in PyTorch, channels last, eager or compiled.
 
     The sizes stand here again: nothing of this process is Keras but the batches.
     """
@@ -126,6 +128,8 @@ def pytorch(autocast):
     decoder = nn.Sequential(upsample, *block(64, upsample), conv(64, 1))
     network = nn.ModuleList([encoder, classifier, decoder]).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, nesterov=True)
+    if compiled:
+        encoder, classifier, decoder = map(torch.compile, (encoder, classifier, decoder))
     (images, labels), *_ = load_data()
     outputs = output_shapes(prepare_model())
 
@@ -190,8 +194,9 @@ PREPARE = {
     "a": lambda: keras_project("float32"),
     "b": lambda: keras_project("mixed_bfloat16"),
     "c": keras_plain,
-    "d": lambda: pytorch(autocast=False),
+    "d": pytorch,
     "e": lambda: pytorch(autocast=True),
+    "f": lambda: pytorch(compiled=True),
 }
 CONVOLUTIONS = {"tensorflow": convolutions_tensorflow, "pytorch": convolutions_pytorch}
 
@@ -240,6 +245,8 @@ def summarise_rounds(rounds, flop):
     }
     contestants = {}
     for letter, (name, dtype) in CONTESTANTS.items():
+        if letter not in rounds[0]:  # an older record has fewer
+            continue
         rates = middle([measured[letter]["images_per_second"] for measured in rounds])
         memory = middle([measured[letter]["peak_memory_mb"] for measured in rounds])
         share = rates["median"] * flop / 1e9 / best[dtype]
@@ -252,9 +259,10 @@ def summarise_rounds(rounds, flop):
     ratios = {}
     for ratio in RATIOS:
         above, below = ratio.split("/")
-        ratios[ratio] = middle(
-            [measured[above]["images_per_second"] / measured[below]["images_per_second"] for measured in rounds]
-        )
+        if {above, below} <= {*contestants}:
+            ratios[ratio] = middle(
+                [measured[above]["images_per_second"] / measured[below]["images_per_second"] for measured in rounds]
+            )
     return {"best_gflops": best, "contestants": contestants, "ratios": ratios}
 
 
@@ -291,7 +299,8 @@ def draw(summary, path):
     cores = "{cores} cores of {processor}".format(**summary["machine"])
     axes.set_title(f"How fast it trains: more images a second is better\n{cores}, batches of {BATCH_SIZE}")
     axes.set(xlabel="images a second while training: median, least and greatest round")
-    axes.set_yticks(range(len(CONTESTANTS)), [f"{name} ({letter})" for letter, (name, _) in CONTESTANTS.items()])
+    names = [f"{speed['name']} ({letter})" for letter, speed in summary["contestants"].items()]
+    axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
@@ -344,7 +353,7 @@ def main(argv=None):
         for letter, (name, _) in CONTESTANTS.items():
             count = plain_images if letter == "c" else images
             speeds[letter] = in_a_process(
-                "torch" if letter in "de" else "tensorflow", "--contestant", letter, "--images", count
+                "torch" if letter in OF_PYTORCH else "tensorflow", "--contestant", letter, "--images", count
             )
             rate = speeds[letter]["images_per_second"]
             print(f"round {number}/{rounds}: ({letter}) {name}: {rate:.0f} images/s over {count}", flush=True)
