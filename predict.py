@@ -8,6 +8,7 @@ network gets of it, and how it draws that again. For a network trained on MNIST 
 MNIST was; for others it is scaled to the size of their images.
 """
 
+import functools
 import sys
 import warnings
 from pathlib import Path
@@ -22,7 +23,7 @@ from PIL import Image, ImageOps
 import run_folder
 from data import MNIST_SHA256, InputError, load_data, name_classes
 from model import predict
-from visualize import percent, save_figure, to_images
+from visualize import enlarge, percent, save_figure, to_images
 
 BOX, FIELD = 20, 28  # MNIST's digits fill a box of 20x20 in a field of 28x28
 WORKING_SIZE = 400  # pixels; a larger picture is scaled down to it first, which also takes away its noise
@@ -112,6 +113,52 @@ def prepare_picture(picture, input_shape):
     return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
 
 
+def load_reader(folder):
+    """Load a run's network, and what reads pictures for it.
+
+    Returns (model, stamp, class_names, prepare): prepare() takes a Pillow picture and returns the uint8 image that the
+    network is to get. Raises InputError when there is no network.
+    """
+    model, stamp = run_folder.load_network(folder)
+    try:
+        class_names = load_data(run_folder.data_of_run(folder))[2]
+    except InputError:  # the data need not be here
+        class_names = []
+    class_names = name_classes(class_names, model.get_layer("classification").output.shape[-1])
+    if stamp["data_sha256"] == MNIST_SHA256:
+        return model, stamp, class_names, prepare_digit
+    return model, stamp, class_names, functools.partial(prepare_picture, input_shape=model.input_shape[1:])
+
+
+def look(picture, reader):
+    """Show a Pillow picture to a network of load_reader().
+
+    Returns the image that it gets, the probabilities of the classes, and how it draws the image again, both images as
+    load_data() gives them. Raises InputError for an empty page.
+    """
+    model, _, _, prepare = reader
+    image = prepare(picture)
+    outputs = predict(model, image[np.newaxis])
+    return image, outputs["classification"][0], to_images(outputs["autoencoder"])[0]
+
+
+def answer(source, readers):
+    """Return what demo/draw.py shows of a picture, Pillow's or a file's path: what the networks of load_reader() say.
+
+    A list: the image that the first one gets, then for each the probabilities by class and its drawing. Where nothing
+    can be read it is None, then for each what is wrong and None.
+    """
+    try:
+        picture = read_picture(source) if isinstance(source, str) else source
+        found = [look(picture, reader) for reader in readers]
+    except InputError as error:
+        return [None, *[str(error), None] * len(readers)]
+    shown = [enlarge(found[0][0], 8)]
+    for (_, _, class_names, _), (_, probabilities, drawing) in zip(readers, found):
+        shown += [dict(zip(class_names, probabilities.tolist())), enlarge(drawing, 8)]
+    return shown
+
+
 def say(probabilities, class_names):
     """Return the answer for a picture as text: class and probability, and the second guess if it is not sure."""
     first, second = np.argsort(-probabilities)[:2]
@@ -121,14 +168,17 @@ def say(probabilities, class_names):
     )
 
 
-def draw_predictions(pictures, images, reconstructions, answers):
-    """Draw pictures as they were given, as the network gets them, and as it draws them again. Returns the figure."""
-    figure = Figure(figsize=(7, 0.6 + 2.2 * len(pictures)), layout="constrained")
+def draw_predictions(rows):
+    """Draw rows of (picture, image, drawing, answer): a picture as it was given, and what look() and say() make of it.
+
+    Returns the figure.
+    """
+    figure = Figure(figsize=(7, 0.6 + 2.2 * len(rows)), layout="constrained")
     figure.suptitle("The picture, what the network gets of it, how it draws that again")
-    axes = figure.subplots(len(pictures), 3, squeeze=False)
-    for row, picture, image, reconstruction, answer in zip(axes, pictures, images, reconstructions, answers):
-        for place, shown, title in zip(row, (picture, image, reconstruction), ("", answer, "")):
-            place.imshow(shown, cmap="gray", vmin=0, vmax=255)
+    axes = figure.subplots(len(rows), 3, squeeze=False)
+    for places, (*shown, answer) in zip(axes, rows):
+        for place, image, title in zip(places, shown, ("", answer, "")):
+            place.imshow(image, cmap="gray", vmin=0, vmax=255)
             place.set(xticks=[], yticks=[], title=title)
     return figure
 
@@ -138,34 +188,24 @@ def main(argv=None):
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="a file that Pillow can read")
     args = parser.parse_args(argv)
     folder = args.output_dir
-    model, stamp = run_folder.load_network(folder)
-    input_shape, class_num = model.input_shape[1:], model.get_layer("classification").output.shape[-1]
-    try:
-        class_names = load_data(run_folder.data_of_run(folder))[2]
-    except InputError:  # the data need not be here
-        class_names = []
-    class_names = name_classes(class_names, class_num)
-
-    like_mnist = stamp["data_sha256"] == MNIST_SHA256
-    paths, pictures, images = [], [], []
+    reader = load_reader(folder)
+    _, stamp, class_names, _ = reader
+    rows = []
     for path in args.pictures:
         try:
             picture = read_picture(path)
-            images.append(prepare_digit(picture) if like_mnist else prepare_picture(picture, input_shape))
-            paths.append(path)
-            pictures.append(picture)
+            image, probabilities, drawing = look(picture, reader)
         except InputError as error:
             print(f"{parser.prog}: {path}: {error}", file=sys.stderr)
-    if images:
-        outputs = predict(model, np.stack(images))
-        answers = [say(probabilities, class_names) for probabilities in outputs["classification"]]
-        reconstructions = to_images(outputs["autoencoder"])
-        print("\n".join(f"{path}: {answer}" for path, answer in zip(paths, answers)))
-        figure = draw_predictions(pictures[:ROWS], images, reconstructions, answers)
+            continue
+        rows.append((picture, image, drawing, say(probabilities, class_names)))
+        print(f"{path}: {rows[-1][-1]}", flush=True)
+    if rows:
+        figure = draw_predictions(rows[:ROWS])
         with run_folder.writing(folder, stamp):
             save_figure(figure, folder / run_folder.PREDICTIONS)
         print(f"Wrote {folder / run_folder.PREDICTIONS}")
-    if len(images) < len(args.pictures):
+    if len(rows) < len(args.pictures):
         sys.exit(1)
 
 

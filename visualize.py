@@ -60,6 +60,11 @@ def join(image, reconstruction, gap, axis):
     return np.concatenate((image, white, reconstruction), axis)
 
 
+def enlarge(image, scale):
+    """Return an image, uint8, with every pixel as a square of so many."""
+    return image.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
 def draw_reconstructions(images, reconstructions, folder):
     """Write reconstructions/00.png, 01.png, ... in a run's folder: left the original, right the reconstruction.
 
@@ -69,8 +74,7 @@ def draw_reconstructions(images, reconstructions, folder):
     for path in folder.glob(run_folder.PAIRS):
         path.unlink()
     for number, (image, reconstruction) in enumerate(zip(images, reconstructions)):
-        scale = max(1, PAIR_HEIGHT // len(image))
-        pair = join(image, reconstruction, GAP, axis=1).repeat(scale, axis=0).repeat(scale, axis=1)
+        pair = enlarge(join(image, reconstruction, GAP, axis=1), max(1, PAIR_HEIGHT // len(image)))
         pair = pair if pair.ndim == 3 else np.dstack(3 * [pair])  # a colour map would round
         with atomic_write((folder / run_folder.PAIRS).with_name(f"{number:02d}.png"), folder) as temporary:
             matplotlib.image.imsave(temporary, pair, metadata=PNG)
