@@ -146,8 +146,10 @@ def answer(source, readers):
     """Return what demo/draw.py shows of a picture, Pillow's or a file's path: what the networks of load_reader() say.
 
     A list: the image that the first one gets, then for each the probabilities by class and its drawing. Where nothing
-    can be read it is None, then for each what is wrong and None.
+    can be read it is None, then for each what is wrong and None. Of no picture, None, it is nothing.
     """
+    if source is None:
+        return [None] * (1 + 2 * len(readers))
     try:
         picture = read_picture(source) if isinstance(source, str) else source
         found = [look(picture, reader) for reader in readers]
