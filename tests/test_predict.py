@@ -243,3 +243,10 @@ def test_a_digit_is_put_where_mnist_puts_it():
         assert prepared.max() == 255
         middle = (prepared.sum(axis=1) @ (np.arange(28) + 0.5), prepared.sum(axis=0) @ (np.arange(28) + 0.5))
         assert np.allclose(np.array(middle) / prepared.sum(), 14, atol=0.51)
+
+
+def test_the_picture_of_the_readme():
+    reader = program.load_reader(REFERENCE)
+    _, probabilities, drawing = program.look(program.read_picture(ROOT / "docs" / "three.jpg"), reader)
+    assert probabilities.argmax() == 3
+    assert drawing.shape == (28, 28)
