@@ -147,14 +147,16 @@ def markdown_table(*rows):
 def table_of(found):
     """Return the table of a part's comparisons: of the errors in full, of the cross-entropies the differences."""
     size = [name for name in ("filters", "images", "steps") if found[name].nunique() > 1]
-    heading = ("", "errors", "less these", INTERVAL, "median (signed ranks)", "cross-entropy", "fitted")
-    rows = []
+    losses = [loss for loss in ("classification_loss", "fitted_loss") if (found["measure"] == loss).any()]
+    rows = [["", "errors", "less these", INTERVAL, "median (signed ranks)", "Holm's p", *map(MEASURES.get, losses)]]
     for (*sizes, baseline, arm), pair in found.groupby([*size, "baseline", "arm"]):
-        texts = {one["measure"]: texts_of(one) for one in pair.to_dict("records")}
-        losses = [texts[loss][2] if loss in texts else "" for loss in ("classification_loss", "fitted_loss")]
+        by_measure = {one["measure"]: one for one in pair.to_dict("records")}
+        p = by_measure["errors"]["p_holm"]
         names = [*(f"{number} {name}" for number, name in zip(sizes, size)), f"{arm} and {baseline}"]
-        rows.append((", ".join(names), *texts["errors"], *losses))
-    return markdown_table(heading, *rows)
+        texts = [", ".join(names), *texts_of(by_measure["errors"]), "" if np.isnan(p) else f"{p:.2f}"]
+        rows.append([*texts, *(texts_of(by_measure[loss])[2] for loss in losses)])
+    shown = [number for number, column in enumerate(zip(*rows)) if any(column[1:])]  # no empty column
+    return markdown_table(*([row[number] for number in shown] for row in rows))
 
 
 def tables(rows, found):
