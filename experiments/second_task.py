@@ -228,7 +228,7 @@ def main(argv=None):
             try:
                 with connect(args.scheduler, args.workers) as client:
                     failed = study(client, tasks, rows, args.output_dir, args.threads)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, OSError):
                 command = cli.next_command("experiments/second_task.py", args.output_dir)
                 print(f"What is done is in {RUNS}; go on with: {command} and the same options")
                 raise
