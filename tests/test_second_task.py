@@ -422,7 +422,7 @@ def test_a_full_disk_is_no_failed_run(tmp_path):
     output, stderr = study.communicate(timeout=300)
     assert study.returncode == 1
     assert re.fullmatch(r"second_task.py: .*File too large\n", stderr)
-    assert "failed" not in output
+    assert "\nfailed: " not in output
     assert "What is done is in runs.csv; go on with: " in output
     assert len(results(tmp_path)) == 4
 
