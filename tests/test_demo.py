@@ -92,8 +92,8 @@ def site(small_data, tmp_path_factory):
 
 @pytest.fixture
 def browser():
-    """Headless Chromium, which notes what it asks for."""
-    webdriver = pytest.importorskip("selenium.webdriver")
+    """Headless Chromium, which notes what it asks for. Needs selenium, and from Debian chromium and chromium-driver."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="pip install selenium")
     paths = shutil.which("chromium"), shutil.which("chromedriver")
     if None in paths:
         pytest.skip("no Chromium here: apt install chromium chromium-driver")
