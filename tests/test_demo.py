@@ -16,6 +16,7 @@ from PIL import Image
 from test_predict import STROKES, draw
 
 import predict
+from data import InputError
 from demo import draw as demo
 
 SCRIPT = "demo/draw.py"
@@ -61,9 +62,8 @@ def test_the_page_has_a_second_network_if_there_is_one(reader):
 
 
 def test_a_folder_without_a_network(tmp_path):
-    done = run_script(SCRIPT, "--output-dir", tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(r"draw.py: no run in .*\n", done.stderr)
+    with pytest.raises(InputError, match="no run in"):
+        demo.main(["--output-dir", str(tmp_path)])
 
 
 def free_port():

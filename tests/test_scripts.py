@@ -33,7 +33,7 @@ PICTURES = {  # height and width in pixels
     "reconstructions/01.png": (224, 464),
     "reconstructions/02.png": (224, 464),
     "reconstructions.png": (672, 1200),
-    "training.png": (552, 1440),
+    "training.png": (588, 1440),
     "confusion_matrix.png": (768, 840),
     "mistakes.png": (840, 1440),
 }
