@@ -37,7 +37,10 @@ def crops():
 
 @pytest.fixture(
     scope="module",
-    params=[(digits, "--batch-size 8", 3, 10), pytest.param((crops, "--batch-size 4", 6, 2), marks=pytest.mark.slow)],
+    params=[
+        pytest.param((digits, "--batch-size 8", 3, 10), marks=pytest.mark.slow),
+        pytest.param((crops, "--batch-size 4", 6, 2), marks=pytest.mark.slow),
+    ],
     ids=["digits of 8x8", "crops in colour"],
 )
 def trained(request, tmp_path_factory):

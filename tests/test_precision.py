@@ -41,7 +41,8 @@ def everything(model):
     return [*model.weights, *model.optimizer.variables]
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_resumed_run_is_the_same_bit_for_bit(precision, mnist, tmp_path):
     """With the optimizer's state, and mixed_float16's loss scale, which the first steps may lower.
 

@@ -210,6 +210,7 @@ def test_what_is_refused(name, tmp_path):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_the_others_are_still_answered(folder, tmp_path):
     seven().save(tmp_path / "seven.png")
     (tmp_path / "notes.txt").write_text("seven")

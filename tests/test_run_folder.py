@@ -170,7 +170,8 @@ def test_loss_that_overflows_stops_the_run(uninterrupted, small_data, tmp_path):
     assert history(tmp_path) == history(uninterrupted)
 
 
-@pytest.mark.parametrize("file", [pytest.param("history.csv", marks=pytest.mark.slow), "model.keras"])
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["history.csv", "model.keras"])
 def test_killed_between_writing_and_renaming(file, uninterrupted, drawn, small_data, tmp_path):
     """SIGKILL when a file of epoch 2 is whole under its temporary name, and has not its place yet."""
     folder = tmp_path / "killed"
@@ -219,6 +220,7 @@ def test_files_reach_the_disk_before_their_name_does(tmp_path, monkeypatch):
     assert order == ["content", "name"] + ([] if os.name == "nt" else ["folder"])
 
 
+@pytest.mark.slow
 def test_two_trainings_never_share_a_folder(uninterrupted, small_data, tmp_path):
     """Beside a live run both ways in are refused; after its death by SIGKILL nothing stands in the way."""
     live = start(*command(tmp_path, small_data))

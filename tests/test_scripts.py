@@ -237,7 +237,8 @@ def test_fewer_pairs_leave_none_of_an_earlier_drawing(trained, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the shell here is sh")
-@pytest.mark.parametrize("tail", ["| head -1", pytest.param("<&- >&- 2>&-", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tail", ["| head -1", "<&- >&- 2>&-"])
 def test_nobody_reads_on_and_closed_streams(tail, trained, tmp_path):
     copy_run(trained, tmp_path)
     command = shlex.join([sys.executable, str(ROOT / "evaluate.py"), "--output-dir", str(tmp_path)])

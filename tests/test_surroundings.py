@@ -148,6 +148,7 @@ def test_graphviz_that_does_not_work(script, said, trained, tmp_path, monkeypatc
 
 
 @linux
+@pytest.mark.slow
 def test_paths_that_a_terminal_cannot_show(trained, tmp_path):
     folder = tmp_path / os.fsdecode("実験".encode() + b"\xff")
     folder.mkdir()
@@ -170,7 +171,8 @@ def test_output_that_cannot_be_written(script, trained, tmp_path):
     assert run_folder.load_network(tmp_path)[1]["epoch"] == 1
 
 
-@pytest.mark.parametrize("flag", ["-P", pytest.param("-I", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["-P", "-I"])
 def test_python_that_leaves_out_the_scripts_folder(flag, trained):
     done = subprocess.run(
         [sys.executable, flag, ROOT / "evaluate.py", "--help"], capture_output=True, text=True, check=False, cwd=trained
