@@ -164,12 +164,12 @@ def do(run, threads):
     train_set, test_set, _ = load_data()
     of_train, of_test = run["share_of_data"]
     cut = [part[:of_train] for part in train_set], [part[:of_test] for part in test_set]
-    rows = []
+    rows, source = [], origin(threads)
     for steps, found, seconds, network in train_and_measure(run, *cut):
         numbers = {name: round(value, 6) for name, value in found.items() if isinstance(value, (int, float))}
         row = {**numbers, "test_images": numbers["images"], **run, "steps": steps, "seconds": round(seconds, 1)}
         hashed = hashlib.sha256(json.dumps(network.get_config()).encode()).hexdigest()
-        rows.append({**row, "network_sha256": hashed, "weights_sha256": "", **origin(threads)})
+        rows.append({**row, "network_sha256": hashed, "weights_sha256": "", **source})
     weights = b"".join(array.tobytes() for array in network.get_weights())
     rows[-1]["weights_sha256"] = hashlib.sha256(weights).hexdigest()  # of the end, which is the last measurement
     return rows

@@ -114,7 +114,7 @@ def find(browser, css):
 def visit(browser, site):
     """Open the page, and wait until its pen is chosen."""
     browser.get(site)
-    find(browser, "#field [aria-label=Brush].highlighted, #field [aria-label=Brush]")
+    find(browser, "#field [aria-label=Brush]")
     time.sleep(3)
 
 
@@ -143,7 +143,7 @@ def draw_with_the_pointer(browser, digit):
 def drop(browser, path):
     """Give the page a file, as dropping it does."""
     browser.execute_script("document.querySelector('#file [aria-label=Clear]')?.click()")
-    browser.find_element("css selector", "#file input[type=file]").send_keys(str(path))
+    find(browser, "#file input[type=file]").send_keys(str(path))
 
 
 @pytest.mark.slow
