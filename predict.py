@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
 import run_folder
-from data import MNIST_SHA256, InputError, load_data, name_classes
-from model import predict
+from data import MNIST_SHA256, InputError, load_data, name_classes, preprocess
+from model import keras_settings
 from visualize import enlarge, percent, save_figure, to_images
 
 BOX, FIELD = 20, 28  # MNIST's digits fill a box of 20x20 in a field of 28x28
@@ -125,9 +125,10 @@ def load_reader(folder):
     except InputError:  # the data need not be here
         class_names = []
     class_names = name_classes(class_names, model.get_layer("classification").output.shape[-1])
-    if stamp["data_sha256"] == MNIST_SHA256:
-        return model, stamp, class_names, prepare_digit
-    return model, stamp, class_names, functools.partial(prepare_picture, input_shape=model.input_shape[1:])
+    prepare = functools.partial(prepare_picture, input_shape=model.input_shape[1:])
+    reader = model, stamp, class_names, prepare_digit if stamp["data_sha256"] == MNIST_SHA256 else prepare
+    look(Image.radial_gradient("L"), reader)  # a network's first answer takes longer than the next
+    return reader
 
 
 def look(picture, reader):
@@ -138,7 +139,8 @@ def look(picture, reader):
     """
     model, _, _, prepare = reader
     image = prepare(picture)
-    outputs = predict(model, image[np.newaxis])
+    with keras_settings():  # predict() takes ten times as long, for it is made for many images
+        outputs = dict(zip(model.output_names, model.predict_on_batch(preprocess(image[np.newaxis]))))
     return image, outputs["classification"][0], to_images(outputs["autoencoder"])[0]
 
 
