@@ -1,7 +1,7 @@
 """Measure how many images a second the network trains on, in this project and in other ways to write it.
 
-    python benchmarks/throughput.py            half an hour or more on two cores
-    python benchmarks/throughput.py --quick    under 3 minutes: one round, short epochs, rough figures
+    python benchmarks/throughput.py            up to an hour on two cores
+    python benchmarks/throughput.py --quick    some minutes: one round, short epochs, rough figures
 
 Every contestant trains in a process of its own, on real batches of 32, and is warmed up before the
 clock starts. They take turns, round after round, and the ratio of two is taken within a round, so
@@ -268,11 +268,11 @@ def summarise_rounds(rounds, flop):
 
 def report(summary):
     """Return the summary as lines of text."""
-    lines = [f"{'':34}{'images/s, median (range)':28}{'of the best':14}peak memory"]
+    lines = [f"{'':36}{'images/s, median (range)':28}{'of the best':14}peak memory"]
     for letter, speed in summary["contestants"].items():
         rate = "{median:.0f} ({least:.0f} to {greatest:.0f})".format(**speed["images_per_second"])
         memory = f"{speed['peak_memory_mb']['median']:.0f} MB"
-        lines.append(f"({letter}) {speed['name']:30}{rate:28}{speed['share_of_best']:<14.0%}{memory}")
+        lines.append(f"({letter}) {speed['name']:32}{rate:28}{speed['share_of_best']:<14.0%}{memory}")
     for name, ratio in summary["ratios"].items():
         lines.append("{}  {median:.2f} ({least:.2f} to {greatest:.2f})".format(name, **ratio))
     best = "{float32:.0f} GFLOP/s float32, {bfloat16:.0f} GFLOP/s bfloat16".format(**summary["best_gflops"])
@@ -319,7 +319,7 @@ def machine():
 def parse_args(argv=None):
     parser = cli.ArgumentParser(__doc__)
     add = parser.add_argument
-    add("--quick", action="store_true", help="one round with short epochs, under 3 minutes")
+    add("--quick", action="store_true", help="one round with short epochs, some minutes")
     add("--rounds", type=cli.number(int, 1), help=f"default: {ROUNDS}, with --quick {QUICK_ROUNDS}")
     add("--contestant", choices=PREPARE, help=argparse.SUPPRESS)  # these three are for the processes it starts
     add("--images", type=cli.number(int, 1), help=argparse.SUPPRESS)

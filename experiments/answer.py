@@ -228,43 +228,28 @@ def draw_errors(rows, found):
     return figure
 
 
-def draw_arms(rows, found, title, panels):
-    """Draw runs by their arms: above every run, and the mean with its interval, below the paired differences.
+def draw_arms(rows, found, part, title, *measures):
+    """Draw a part's arms, a column for each measure and size: above every run, and the mean with its interval.
 
-    panels: what to measure, and a query of the rows, by title. Returns the figure.
+    Below are the paired differences. Returns the figure.
     """
-    figure, axes = new_figure(title, (4.5 * len(panels) + 1, 8), 2, len(panels))
-    for (name, (measure, query)), (upper, lower) in zip(panels.items(), axes.T):
+    sizes = rows[rows["part"] == part].groupby(["images", "filters"]).groups
+    columns = [(measure, *size) for measure in measures for size in sizes]
+    figure, axes = new_figure(title, (4.5 * len(columns) + 1, 8), 2, len(columns))
+    for (measure, images, filters), (upper, lower) in zip(columns, axes.T):
+        query = f"part == '{part}' and images == {images} and filters == {filters}"
         arms = rows.query(query).pivot(index="seed", columns="arm", values=measure)
         half = stats.t.ppf((1 + LEVEL) / 2, len(arms) - 1) * arms.sem()
         upper.plot(range(len(half)), arms.T, ".", color="tab:gray", alpha=0.6)
         upper.errorbar(range(len(half)), arms.mean(), half, fmt="o", color="black", capsize=5)
         seed, arm = arms.stack().idxmax()
         upper.annotate(f" seed {seed}", (arms.columns.get_loc(arm), arms.max().max()), va="center")
-        upper.set(title=name, ylabel=MEASURES[measure], xticks=range(len(half)), xticklabels=arms.columns)
+        upper.set(title=f"{images:,} labels, {filters} filters", ylabel=MEASURES[measure])
+        upper.set_xticks(range(len(half)), arms.columns)
         pairs = found.query(f"measure == '{measure}' and {query}")
         draw_differences(lower, range(len(pairs)), pairs)
-        lower.set(xticks=range(len(pairs)), xticklabels=pairs["arm"] + "\nless " + pairs["baseline"])
+        lower.set_xticks(range(len(pairs)), pairs["arm"] + "\nless " + pairs["baseline"])
     return figure
-
-
-def draw_weights(rows, found):
-    """Draw part B, 1,000 images. Returns the figure."""
-    panels = {MEASURES[measure]: (measure, "part == 'B'") for measure in ("errors", "classification_loss")}
-    return draw_arms(rows, found, "1,000 images: weights of the losses, 16 seeds", panels)
-
-
-def draw_labels(rows, found):
-    """Draw part E, few labels. Returns the figure."""
-    sizes = rows[rows["part"] == "E"].groupby(["images", "filters"]).groups
-    panels = {
-        f"{images:,} labels, {filters} filters": (
-            "errors",
-            f"part == 'E' and images == {images} and filters == {filters}",
-        )
-        for images, filters in sizes
-    }
-    return draw_arms(rows, found, "L: labelled images only, U: many others too. 1 and 10: the weight", panels)
 
 
 def draw_speed(rows, found):
@@ -291,11 +276,15 @@ def answer(folder):
     rows = load(folder)
     found, parts = comparisons(rows), {*rows["part"]}
     write_json(folder / "summary.json", json.loads(found.to_json(orient="records", double_precision=15)))
-    charts = {"A": ("errors.png", draw_errors), "B": ("weights.png", draw_weights)}
-    charts |= {"C": ("speed.png", draw_speed), "E": ("labels.png", draw_labels)}
+    charts = {
+        "A": ("errors.png", draw_errors),
+        "B": ("weights.png", draw_arms, "B", "Weights of the losses, 16 seeds", "errors", "classification_loss"),
+        "C": ("speed.png", draw_speed),
+        "E": ("labels.png", draw_arms, "E", "L: labelled images only, U: many others too. 1, 10: the weight", "errors"),
+    }
     written = ["summary.json"]
-    for name, draw in (chart for part, chart in charts.items() if part in parts):
-        save_figure(draw(rows, found), folder / name)
+    for name, draw, *what in (chart for part, chart in charts.items() if part in parts):
+        save_figure(draw(rows, found, *what), folder / name)
         written.append(name)
     return written, tables(rows, found)
 

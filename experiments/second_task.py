@@ -100,11 +100,8 @@ def in_miniature(task):
 
 def name_of(run):
     """Return a run's name, "E-0.9-10-images100-unlabelled96-filters8-seed3": for messages."""
-    name = f"{run['part']}-{run['classification_weight']:g}-{run['autoencoder_weight']:g}"
-    if run["part"] == "E":
-        name += f"-images{run['images']}-unlabelled{run['unlabelled']}"
-    filters = "" if run["filters"] == FILTERS else f"-filters{run['filters']}"
-    return f"{name}{filters}-seed{run['seed']}"
+    settings = "images{images}-unlabelled{unlabelled}-filters{filters}-seed{seed}"
+    return f"{{part}}-{{classification_weight:g}}-{{autoencoder_weight:g}}-{settings}".format(**run)
 
 
 def do(task, study, threads):

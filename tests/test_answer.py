@@ -99,7 +99,7 @@ def test_a_small_difference_keeps_its_sign():
 
 
 def test_charts_show_means_and_paired_differences(recorded):
-    figure = answer.draw_weights(*recorded)
+    figure = answer.draw_arms(*recorded, "B", "1,000 images", "errors", "classification_loss")
     upper, _, lower, _ = figure.axes
     values = [pairs_of(arm, ALONE, part="B") for arm in (BOTH, "0.9 1", LARGE)]
     means = [bar[0].get_ydata() for bar in upper.containers]

@@ -35,7 +35,7 @@ from run_folder import read_history
 from train import new_model, reseed, train
 
 SCRIPT = "experiments/second_task.py"
-RECORDED = ("A", "B", "C", "D")  # the parts whose runs are all recorded
+RECORDED = ("A", "B", "C", "C2", "D")  # the parts whose runs are all recorded
 
 
 @pytest.fixture(autouse=True)
