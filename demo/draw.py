@@ -43,8 +43,8 @@ def build(readers, images):
         gradio.Markdown(TEXT)
         with gradio.Row():
             with gradio.Column():
-                pad = gradio.Sketchpad(label="draw / 描く", elem_id="field", type="pil", image_mode="L", **canvas)
-                gradio.Examples([[enlarge(one, 8)] for one in images], pad, label="test images / テスト画像")
+                field = gradio.Sketchpad(label="draw / 描く", elem_id="field", type="pil", image_mode="L", **canvas)
+                gradio.Examples([[enlarge(one, 8)] for one in images], field, label="test images / テスト画像")
                 file = gradio.File(label="or a picture / 画像", file_types=["image"], height=150, elem_id="file")
             with gradio.Column():
                 with gradio.Row():
@@ -57,8 +57,8 @@ def build(readers, images):
             with gradio.Row():
                 shown += [gradio.Label(num_top_classes=3, show_label=False), gradio.Image(show_label=False, **image)]
         page.load(js="() => setTimeout(() => document.querySelector('#field [aria-label=Brush]').click(), 500)")
-        pad.change(lambda editor: answer(editor["composite"], readers), pad, shown, show_progress="hidden", queue=False)
-        file.upload(lambda path: answer(path, readers), file, shown, show_progress="hidden", queue=False)
+        field.change(lambda editor: answer(editor["composite"], readers), field, shown, show_progress="hidden")
+        file.upload(lambda path: answer(path, readers), file, shown, show_progress="hidden")
     return page
 
 
