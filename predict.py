@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
 import run_folder
-from data import MNIST_SHA256, InputError, load_data, name_classes, preprocess
-from model import keras_settings
+from data import MNIST_SHA256, InputError, load_data, name_classes
+from model import predict
 from visualize import enlarge, percent, save_figure, to_images
 
 BOX, FIELD = 20, 28  # MNIST's digits fill a box of 20x20 in a field of 28x28
@@ -139,8 +139,7 @@ def look(picture, reader):
     """
     model, _, _, prepare = reader
     image = prepare(picture)
-    with keras_settings():  # predict() takes ten times as long, for it is made for many images
-        outputs = dict(zip(model.output_names, model.predict_on_batch(preprocess(image[np.newaxis]))))
+    outputs = predict(model, image[np.newaxis])
     return image, outputs["classification"][0], to_images(outputs["autoencoder"])[0]
 
 
