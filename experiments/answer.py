@@ -146,13 +146,14 @@ def markdown_table(*rows):
 
 def table_of(found):
     """Return the table of a part's comparisons: of the errors in full, of the cross-entropies the differences."""
-    size = [name for name in ("filters", "images", "steps") if found[name].nunique() > 1]
+    size = {"filters": "filters", "images": "labels", "steps": "steps"}
+    size = {name: text for name, text in size.items() if found[name].nunique() > 1}
     losses = [loss for loss in ("classification_loss", "fitted_loss") if (found["measure"] == loss).any()]
     rows = [["", "errors", "less these", INTERVAL, "median (signed ranks)", "Holm's p", *map(MEASURES.get, losses)]]
     for (*sizes, baseline, arm), pair in found.groupby([*size, "baseline", "arm"]):
         by_measure = {one["measure"]: one for one in pair.to_dict("records")}
         p = by_measure["errors"]["p_holm"]
-        names = [*(f"{number} {name}" for number, name in zip(sizes, size)), f"{arm} and {baseline}"]
+        names = [*(f"{number:,} {name}" for number, name in zip(sizes, size.values())), f"{arm} and {baseline}"]
         texts = [", ".join(names), *texts_of(by_measure["errors"]), "" if np.isnan(p) else f"{p:.2f}"]
         rows.append([*texts, *(texts_of(by_measure[loss])[2] for loss in losses)])
     shown = [number for number, column in enumerate(zip(*rows)) if any(column[1:])]  # no empty column
@@ -169,7 +170,7 @@ def tables(rows, found):
         made[part] = table_of(found[found["part"] == part])
     means = rows[rows["part"] == "E"].groupby(["filters", "images", "arm"])[[*CALIBRATION]].mean()
     texts = [(*map(str, names), *(f"{mean:.3f}" for mean in of_arm)) for names, *of_arm in means.itertuples()]
-    made["calibration"] = markdown_table(("filters", "images", "arm", *map(MEASURES.get, CALIBRATION)), *texts)
+    made["calibration"] = markdown_table(("filters", "labels", "arm", *map(MEASURES.get, CALIBRATION)), *texts)
     return {name: table for name, table in made.items() if table.count("\n") > 1}  # those with a row
 
 
@@ -200,6 +201,13 @@ def new_figure(title, size, rows, columns):
     return figure, panels
 
 
+def make_logarithmic(axes):
+    """Make a panel's y axis, of errors, logarithmic, with enough numbers on it."""
+    axes.set_yscale("log")
+    ticks = LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 8))
+    axes.yaxis.set(major_locator=ticks, major_formatter="{x:g}", minor_formatter="")
+
+
 def draw_differences(axes, places, found):
     """Draw comparisons: mean differences with their intervals, and the line of none."""
     axes.axhline(0, color="black", linewidth=1)
@@ -216,9 +224,8 @@ def draw_errors(rows, found):
         epochs = errors.mean().index / EPOCH
         left.plot(epochs, errors.mean(), "o-", color=COLORS[arm], label=name)
         left.fill_between(epochs, errors.min(), errors.max(), color=COLORS[arm], alpha=0.2)
-    left.set(yscale="log", ylabel="errors in the test images: mean, least to greatest", xlabel="epoch")
-    ticks = LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 8))
-    left.yaxis.set(major_locator=ticks, major_formatter="{x:g}", minor_formatter="")
+    left.set(ylabel="errors in the test images: mean, least to greatest", xlabel="epoch")
+    make_logarithmic(left)
     left.legend(fontsize=11)
     found = found.query("part == 'A' and measure == 'errors'")
     draw_differences(right, found["steps"] / EPOCH, found)
@@ -240,12 +247,15 @@ def draw_arms(rows, found, part, title, *measures):
         query = f"part == '{part}' and images == {images} and filters == {filters}"
         arms = rows.query(query).pivot(index="seed", columns="arm", values=measure)
         half = stats.t.ppf((1 + LEVEL) / 2, len(arms) - 1) * arms.sem()
+        upper.margins(x=0.25)  # room for a text at the right
         upper.plot(range(len(half)), arms.T, ".", color="tab:gray", alpha=0.6)
         upper.errorbar(range(len(half)), arms.mean(), half, fmt="o", color="black", capsize=5)
         seed, arm = arms.stack().idxmax()
         upper.annotate(f" seed {seed}", (arms.columns.get_loc(arm), arms.max().max()), va="center")
         upper.set(title=f"{images:,} labels, {filters} filters", ylabel=MEASURES[measure])
         upper.set_xticks(range(len(half)), arms.columns)
+        if arms.max(axis=None) > 4 * arms.min(axis=None):  # a run that did not train is far above the others
+            make_logarithmic(upper)
         pairs = found.query(f"measure == '{measure}' and {query}")
         draw_differences(lower, range(len(pairs)), pairs)
         lower.set_xticks(range(len(pairs)), pairs["arm"] + "\nless " + pairs["baseline"])
