@@ -146,14 +146,14 @@ def markdown_table(*rows):
 
 def table_of(found):
     """Return the table of a part's comparisons: of the errors in full, of the cross-entropies the differences."""
-    size = {"filters": "filters", "images": "labels", "steps": "steps"}
-    size = {name: text for name, text in size.items() if found[name].nunique() > 1}
+    found = found.rename(columns={"images": "labels"})  # only part E has them in two numbers
+    size = [name for name in ("filters", "labels", "steps") if found[name].nunique() > 1]
     losses = [loss for loss in ("classification_loss", "fitted_loss") if (found["measure"] == loss).any()]
     rows = [["", "errors", "less these", INTERVAL, "median (signed ranks)", "Holm's p", *map(MEASURES.get, losses)]]
     for (*sizes, baseline, arm), pair in found.groupby([*size, "baseline", "arm"]):
         by_measure = {one["measure"]: one for one in pair.to_dict("records")}
         p = by_measure["errors"]["p_holm"]
-        names = [*(f"{number:,} {name}" for number, name in zip(sizes, size.values())), f"{arm} and {baseline}"]
+        names = [*(f"{number:,} {name}" for number, name in zip(sizes, size)), f"{arm} and {baseline}"]
         texts = [", ".join(names), *texts_of(by_measure["errors"]), "" if np.isnan(p) else f"{p:.2f}"]
         rows.append([*texts, *(texts_of(by_measure[loss])[2] for loss in losses)])
     shown = [number for number, column in enumerate(zip(*rows)) if any(column[1:])]  # no empty column
@@ -201,11 +201,10 @@ def new_figure(title, size, rows, columns):
     return figure, panels
 
 
-def make_logarithmic(axes):
-    """Make a panel's y axis, of errors, logarithmic, with enough numbers on it."""
+def make_logarithmic(axes, ticks=(1, 1.5, 2, 3, 4, 5, 6, 8), text="{x:g}"):
+    """Make a panel's y axis logarithmic, with numbers, written as text says, at ticks and at ten times as much."""
     axes.set_yscale("log")
-    ticks = LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 8))
-    axes.yaxis.set(major_locator=ticks, major_formatter="{x:g}", minor_formatter="")
+    axes.yaxis.set(major_locator=LogLocator(subs=ticks), major_formatter=text, minor_formatter="")
 
 
 def draw_differences(axes, places, found):
@@ -250,11 +249,11 @@ def draw_arms(rows, found, part, title, *measures):
         upper.margins(x=0.25)  # room for a text at the right
         upper.plot(range(len(half)), arms.T, ".", color="tab:gray", alpha=0.6)
         upper.errorbar(range(len(half)), arms.mean(), half, fmt="o", color="black", capsize=5)
-        seed, arm = arms.stack().idxmax()
-        upper.annotate(f" seed {seed}", (arms.columns.get_loc(arm), arms.max().max()), va="center")
+        (seed, arm), worst = arms.stack().idxmax(), arms.max(axis=None)
+        upper.annotate(f" seed {seed}", (arms.columns.get_loc(arm), worst), va="center")
         upper.set(title=f"{images:,} labels, {filters} filters", ylabel=MEASURES[measure])
         upper.set_xticks(range(len(half)), arms.columns)
-        if arms.max(axis=None) > 4 * arms.min(axis=None):  # a run that did not train is far above the others
+        if worst > 4 * arms.min(axis=None):  # a run that did not train is far above the others
             make_logarithmic(upper)
         pairs = found.query(f"measure == '{measure}' and {query}")
         draw_differences(lower, range(len(pairs)), pairs)
@@ -274,9 +273,9 @@ def draw_speed(rows, found):
     axes.axhline(100 * grey, color=color, linestyle=":", label="squared error of a uniform grey")
     axes.set_xscale("symlog", linthresh=25)
     axes.set_xticks(shares.columns, [*map(str, shares.columns)])
-    axes.set(yscale="log", xlabel="training steps (linear up to 25, then logarithmic)", xlim=(0, None))
+    axes.set(xlabel="training steps (linear up to 25, then logarithmic)", xlim=(0, None))
     axes.set_ylabel("test loss, untrained = 100 % (logarithmic)")
-    axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g} %", minor_formatter="")
+    make_logarithmic(axes, (1, 2, 5), "{x:g} %")
     axes.legend(fontsize=11)
     return figure
 
