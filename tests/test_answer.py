@@ -81,7 +81,7 @@ def test_images_without_labels_are_judged_as_planned():
 
     A p counts as often as there are p that are not less, and not less than a smaller one does.
     """
-    folder, sizes = STUDY / "unfinished", (100,)
+    folder, sizes = STUDY / "unfinished", (100, 1000)
     rows = comparisons(load(folder)).query("part == 'E' and measure == 'errors'")
     baselines, p, corrected = {"L0": ALONE, "L10": LARGE}, [], []
     for images, baseline in itertools.product(sizes, baselines):
