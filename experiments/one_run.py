@@ -155,8 +155,12 @@ def origin(threads):
     """Return what a row says of where it comes from."""
     describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
-    versions = ", ".join(f"{name} {value}" for name, value in environment().items() if name != "device")
-    return {"commit": commit, "threads": threads, "machine": processor(), "versions": versions}
+    versions = environment()
+    device, machine = versions.pop("device"), processor()
+    if machine not in device:  # it computes on a GPU
+        machine = f"{machine}, {device}"
+    versions = ", ".join(f"{name} {value}" for name, value in versions.items())
+    return {"commit": commit, "threads": threads, "machine": machine, "versions": versions}
 
 
 def do(run, threads):
