@@ -19,9 +19,9 @@ def recorded():
     return rows, comparisons(rows)
 
 
-def pairs_of(arm, baseline, measure="errors", folder=STUDY, **settings):
+def pairs_of(arm, baseline, measure="errors", **settings):
     """A measure of two arms, from runs.csv and by seed, without the program. "0.9 10 96": with 96 unlabelled images."""
-    rows = pandas.read_csv(folder / "runs.csv")
+    rows = pandas.read_csv(STUDY / "runs.csv")
     for name, value in settings.items():
         rows = rows[rows[name] == value]
 
@@ -76,16 +76,15 @@ def test_holms_correction_by_hand():
     assert holm(np.array([0.3, 0.4, 0.9])) == pytest.approx([0.9, 0.9, 0.9])
 
 
-def test_images_without_labels_are_judged_as_planned():
+def test_images_without_labels_are_judged_as_planned(recorded):
     """Part E's primary differences, Holm's correction among them.
 
     A p counts as often as there are p that are not less, and not less than a smaller one does.
     """
-    folder, sizes = STUDY / "unfinished", (100, 1000)
-    rows = comparisons(load(folder)).query("part == 'E' and measure == 'errors'")
+    rows = recorded[1].query("part == 'E' and measure == 'errors'")
     baselines, p, corrected = {"L0": ALONE, "L10": LARGE}, [], []
-    for images, baseline in itertools.product(sizes, baselines):
-        values, less = pairs_of("0.9 10 96", baselines[baseline], folder=folder, part="E", images=images, filters=64)
+    for images, baseline in itertools.product((100, 1000), baselines):
+        values, less = pairs_of("0.9 10 96", baselines[baseline], part="E", images=images, filters=64)
         query = f"filters == 64 and images == {images} and arm == 'U10' and baseline == '{baseline}'"
         found, test = rows.query(query).iloc[0], stats.ttest_rel(values, less)
         assert found["difference"] == pytest.approx((values - less).mean())
