@@ -155,11 +155,11 @@ def origin(threads):
     """Return what a row says of where it comes from."""
     describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
-    versions = environment()
-    device, machine = versions.pop("device"), processor()
+    found = environment()
+    device, machine = found.pop("device"), processor()
     if machine not in device:  # it computes on a GPU
         machine = f"{machine}, {device}"
-    versions = ", ".join(f"{name} {value}" for name, value in versions.items())
+    versions = ", ".join(f"{name} {value}" for name, value in found.items())
     return {"commit": commit, "threads": threads, "machine": machine, "versions": versions}
 
 
