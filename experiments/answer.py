@@ -154,7 +154,7 @@ def table_of(found):
         by_measure = {one["measure"]: one for one in pair.to_dict("records")}
         p = by_measure["errors"]["p_holm"]
         names = [*(f"{number:,} {name}" for number, name in zip(sizes, size)), f"{arm} and {baseline}"]
-        texts = [", ".join(names), *texts_of(by_measure["errors"]), "" if np.isnan(p) else f"{p:.2f}"]
+        texts = [", ".join(names), *texts_of(by_measure["errors"]), "" if np.isnan(p) else f"{p:.4f}"]
         rows.append([*texts, *(texts_of(by_measure[loss])[2] for loss in losses)])
     shown = [number for number, column in enumerate(zip(*rows)) if any(column[1:])]  # no empty column
     return markdown_table(*([row[number] for number in shown] for row in rows))
