@@ -1,53 +1,49 @@
-"""The data: read and check images and labels, put them in the order of an epoch, and make batches for Keras."""
+"""The data: read and check images and labels, prepare them, and put them in the order of an epoch."""
 
-import math
+from collections.abc import Iterator
 from pathlib import Path
 
-import keras
 import numpy as np
 
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
+from support.errors import InputError
 
 DATA = Path(__file__).resolve().parent / "data" / "mnist.npz"
 MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"  # of that file
-PREDICT_BATCH_SIZE = 500  # where no weights change, any size gives the same result; a large one is quicker
 
 
-class InputError(ValueError):
-    """Something the person at the keyboard can mend; the message says what and how."""
-
-
-def check_images(images):
-    """Return what is wrong with images, in words that say what to do, or None. See load_data()."""
+def check_images(images: np.ndarray, name: str) -> None:
+    """Raise InputError unless images, called by a name, are as load_data() gives them; the message says what to do."""
     if images.dtype != np.uint8:
-        return f"is {images.dtype}: save whole numbers from 0 to 255, as uint8"
+        raise InputError(f"{name} is {images.dtype}: save whole numbers from 0 to 255, as uint8")
     if images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)) or len(images) == 0:
-        return f"has the shape {images.shape}: save at least one image, as (n, height, width), or (n, height, width, 3)"
+        form = "save at least one image, as (n, height, width), or (n, height, width, 3)"
+        raise InputError(f"{name} has the shape {images.shape}: {form}")
     for side in images.shape[1:3]:
         if side % 4 or side < 8:  # two poolings halve it
             nearest = " or ".join(map(str, sorted({max(8, side // 4 * 4), max(8, -(-side // 4) * 4)})))
-            return f"has images with a side of {side}, which must be a multiple of 4, at least 8: scale it to {nearest}"
-    return None
+            must = "which must be a multiple of 4, at least 8"
+            raise InputError(f"{name} has images with a side of {side}, {must}: scale it to {nearest}")
 
 
-def check_labels(labels, count):
-    """Return what is wrong with the labels of so many images, in words that say what to do, or None."""
+def check_labels(labels: np.ndarray, count: int, name: str) -> np.ndarray:
+    """Return the labels of so many images as int64; raises InputError, which says what to do, unless they are such."""
     if labels.dtype.kind not in "iu":
-        return f"is {labels.dtype}: save the numbers of the classes, from 0, as integers"
+        raise InputError(f"{name} is {labels.dtype}: save the numbers of the classes, from 0, as integers")
     if labels.shape != (count,):
-        return f"has the shape {labels.shape}: save one number for each of the {count} images, ({count},)"
-    if labels.min() < 0:
-        return f"holds {labels.min()}: number the classes from 0"
-    return None
+        each = f"save one number for each of the {count} images, ({count},)"
+        raise InputError(f"{name} has the shape {labels.shape}: {each}")
+    used = labels.astype(np.int64)  # a large uint64 becomes negative
+    if used.min() < 0:
+        raise InputError(f"{name} holds {labels[used.argmin()]}: number the classes from 0")
+    return used
 
 
-def name_classes(class_names, class_num):
+def name_classes(class_names: list[str], class_num: int) -> list[str]:
     """Return the names of so many classes: those that are given, and for the others their numbers."""
     return [*class_names, *map(str, range(len(class_names), class_num))]
 
 
-def load_data(path=DATA):
+def load_data(path: Path | str = DATA) -> tuple[tuple, tuple, list[str]]:
     """Read and check an .npz file with the arrays x_train, y_train, x_test, y_test and perhaps class_names.
 
     Returns (x_train, y_train), (x_test, y_test), class_names. Images: uint8 (n, height, width) for grey ones or
@@ -55,6 +51,7 @@ def load_data(path=DATA):
     (n,), from 0. class_names: a list of texts, one for each class, by default their numbers. Raises InputError
     when the file cannot be read, or holds something else; the message says what to do.
     """
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"no data file {path}: give --data an .npz file")
     try:
@@ -66,12 +63,10 @@ def load_data(path=DATA):
 
     sets = []
     for part in ("train", "test"):
-        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        for name, wrong in (("x", check_images(images)), ("y", check_labels(labels, len(images)))):
-            if wrong:
-                raise InputError(f"{path}: {name}_{part} {wrong}")
-        images = images[..., 0] if images.shape[3:] == (1,) else images
-        sets.append((images, labels.astype(np.int64)))
+        images = arrays[f"x_{part}"]
+        check_images(images, f"{path}: x_{part}")
+        labels = check_labels(arrays[f"y_{part}"], len(images), f"{path}: y_{part}")
+        sets.append((images[..., 0] if images.shape[3:] == (1,) else images, labels))
     sizes = [images.shape[1:] for images, _ in sets]
     if sizes[0] != sizes[1]:
         raise InputError(f"{path}: images of {sizes[0]} for training and {sizes[1]} for testing: make them alike")
@@ -89,7 +84,7 @@ def load_data(path=DATA):
     return (*sets, class_names)
 
 
-def preprocess(images):
+def preprocess(images: np.ndarray) -> np.ndarray:
     """Turn uint8 images, grey or of colours, into float32 (n, height, width, channels), `(255 - x) / 255` [R].
 
     So MNIST's ink is 0 and its paper is 1.
@@ -97,7 +92,7 @@ def preprocess(images):
     return (255 - images.reshape(*images.shape[:3], -1).astype(np.float32)) / 255
 
 
-def make_targets(x, labels, class_num):
+def make_targets(x: np.ndarray, labels: np.ndarray, class_num: int) -> dict[str, np.ndarray]:
     """Return what each output is to say of preprocessed images: a dict of arrays float32 by the output's name.
 
     labels: int64 (n,). The one-hot label (n, class_num), and the image itself [R].
@@ -108,12 +103,12 @@ def make_targets(x, labels, class_num):
     }
 
 
-def epoch_order(count, seed, epoch):
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     """Return the order of the training images in an epoch, a permutation that depends on (seed, epoch) alone."""
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def batches(images, labels, batch_size, order=None, outputs=None):
+def batches(images, labels, batch_size, order=None, outputs=None) -> Iterator[tuple]:
     """Yield the batches of an epoch, made from the uint8 arrays; the last one may be smaller.
 
     order: indices of the images, by default as they stand. outputs: the sizes of a network's outputs, by name. A batch
@@ -129,52 +124,3 @@ def batches(images, labels, batch_size, order=None, outputs=None):
         else:
             targets = make_targets(x, labels[chosen], outputs["classification"][-1])
             yield x, tuple(targets[name] for name in outputs)
-
-
-def output_shapes(model):
-    """Return the shapes of a network's outputs, without the batch, by name and in their order."""
-    return {name: tuple(shape[1:]) for name, shape in zip(model.output_names, model.output_shape)}
-
-
-def check_fit(model, images, labels=None):
-    """Raise InputError unless a network takes these images, and its outputs are what make_targets() makes of them."""
-    x, takes = preprocess(images[:1]), tuple(model.input_shape[1:])
-    if x.shape[1:] != takes:
-        raise InputError(f"the network takes images of {takes}, and these are {x.shape[1:]}: it was trained on others")
-    if labels is None:
-        return
-    outputs = output_shapes(model)
-    class_num = outputs["classification"][-1]
-    if labels.max() >= class_num:
-        raise InputError(f"the network knows {class_num} classes, and these labels go up to {labels.max()}")
-    targets = {name: target.shape[1:] for name, target in make_targets(x, labels[:1], class_num).items()}
-    if targets != outputs:
-        raise InputError(
-            f"the network's outputs are {outputs}, and their targets in data.py {targets}: make them alike"
-        )
-
-
-def keras_batches(model, images, labels, batch_size, order=None):
-    """Return the batches of an epoch as Keras' fit and predict take them on the present backend, and their number.
-
-    labels: None for predict(). Raises InputError when the images or labels do not fit the model.
-    """
-    check_fit(model, images, labels)
-    outputs = None if labels is None else output_shapes(model)
-    steps = math.ceil(len(images) / batch_size)
-    if keras.backend.backend() != "tensorflow":
-        return batches(images, labels, batch_size, order, outputs), steps
-
-    signature = keras.tree.map_structure(
-        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype),
-        next(batches(images[:1], labels, 1, outputs=outputs)),
-    )
-    dataset = tf.data.Dataset.from_generator(
-        lambda: batches(images, labels, batch_size, order, outputs), output_signature=signature
-    ).prefetch(2)
-    # Given arrays or a PyDataset, Keras builds a tf.data pipeline with autotuning on. Whenever the iterator of
-    # one is destroyed, TensorFlow (seen on 2.18 to 2.21) waits for the autotuner's thread to end its nap: for up
-    # to a minute, every few epochs, with idle cores. A pipeline with autotuning off has no such thread.
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return dataset.with_options(options), steps

@@ -6,23 +6,31 @@ Prints accuracy, errors, the losses and the accuracy of each class, and writes t
 in the output directory. The data are those that the run was trained on, unless --data names others.
 """
 
-import sys
+if __name__ == "__main__":
+    import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
-sys.path.insert(0, __file__.removesuffix("evaluate.py"))  # which python -P and python -I leave out
-import cli  # first, for it loads Keras without TensorFlow's greeting
-
+import keras
 import numpy as np
 
-import run_folder
-from data import MNIST_SHA256, PREDICT_BATCH_SIZE, check_fit, keras_batches, load_data, name_classes, preprocess
-from files import write_json
-from model import keras_settings, over_images, predict
+from data import MNIST_SHA256, load_data, name_classes, preprocess
+from support import cli, run_folder
+from support.backend import (
+    PREDICT_BATCH_SIZE,
+    check_fit,
+    keras_batches,
+    keras_settings,
+    means_over_images,
+    run_network,
+)
+from support.files import write_json
 
 ARTICLE_ACCURACY = 0.9933  # [A] after 20 epochs
 
 
-def compute_metrics(images, labels, outputs, class_names=None):
-    """Hold what predict() returned for images against them and their labels (n,), both as load_data() gives them.
+def compute_metrics(
+    images: np.ndarray, labels: np.ndarray, outputs: dict[str, np.ndarray], class_names: list[str] | None = None
+) -> dict:
+    """Hold what run_network() returned for images against them and their labels (n,), both as load_data() gives them.
 
     class_names: by default their numbers. Returns a dict: counts of images and errors, accuracies from 0 to 1
     (None for a class that does not occur), the two losses as means over the images.
@@ -49,17 +57,17 @@ def measure_others(model, images, labels):
     others = tuple(name for name in model.output_names if name not in ("classification", "autoencoder"))
     x, steps = keras_batches(model, images, labels, PREDICT_BATCH_SIZE)
     with keras_settings():
-        measured = over_images(model.evaluate(x, steps=steps, return_dict=True, verbose=0))
+        measured = means_over_images(model.evaluate(x, steps=steps, return_dict=True, verbose=0))
     return {name: round(value, 6) for name, value in measured.items() if name.startswith(others)}
 
 
-def evaluate(model, images, labels, class_names=None):
+def evaluate(model: keras.Model, images: np.ndarray, labels: np.ndarray, class_names: list[str] | None = None) -> dict:
     """Run a network on images and labels as load_data() gives them; returns what compute_metrics() does.
 
     Of a compiled network with more outputs than the article's, "other_outputs" has their losses and metrics.
     """
     check_fit(model, images, labels)
-    metrics = compute_metrics(images, labels, predict(model, images), class_names)
+    metrics = compute_metrics(images, labels, run_network(model, images), class_names)
     if model.compiled and len(model.outputs) > 2:
         metrics["other_outputs"] = measure_others(model, images, labels)
     return metrics
@@ -81,7 +89,7 @@ def report(metrics):
     return [f"{name:{width}} {text}" for name, text in lines.items() if text]
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = cli.ArgumentParser(__doc__, data_help="the one that the run was trained on").parse_args(argv)
     folder = args.output_dir
     path = args.data or run_folder.data_of_run(folder)

@@ -10,23 +10,23 @@ confusion_matrix.png     which class was taken for which
 mistakes.png             the images it got wrong, most confident first
 """
 
-import subprocess
-import sys
+if __name__ == "__main__":
+    import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
-sys.path.insert(0, __file__.removesuffix("visualize.py"))  # which python -P and python -I leave out
-import cli  # first, for it loads Keras without TensorFlow's greeting
+import subprocess
 
 import keras
 import matplotlib.image
+import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-import run_folder
-from data import MNIST_SHA256, check_fit, load_data, name_classes
+from data import MNIST_SHA256, load_data, name_classes
 from evaluate import ARTICLE_ACCURACY
-from files import atomic_write
-from model import predict
+from support import cli, run_folder
+from support.backend import check_fit, run_network
+from support.files import atomic_write
 
 COUNT = 3  # [A] shows as many pairs
 PAIR_HEIGHT = 224  # pixels, or a little less: a pixel of MNIST becomes 8x8 of them
@@ -123,17 +123,19 @@ def draw_sheet(images, labels, probabilities, reconstructions, class_names):
     )
     figure.get_layout_engine().set(w_pad=0.02, wspace=0, hspace=0)
     size = 10 if max(map(len, class_names)) < 8 else 7
+    places = figure.subplots(2, len(classes) * of_class, squeeze=False)
     for label in range(len(classes)):
-        for number, index in enumerate(np.flatnonzero(labels == label)[: 2 * of_class]):
-            row, column = divmod(number, of_class)
-            columns = len(classes) * of_class
-            axes = figure.add_subplot(2, columns, row * columns + label * of_class + column + 1)
+        of_label = places[:, label * of_class : (label + 1) * of_class].ravel()
+        chosen = np.flatnonzero(labels == label)[: len(of_label)]
+        for axes in of_label[len(chosen) :]:
+            axes.remove()
+        for axes, index in zip(of_label, chosen):
             answer, picture = probabilities[index].argmax(), join(images[index], reconstructions[index], 2, axis=0)
             color = "black" if answer == label else "tab:red"
             show(axes, picture, short(class_names[answer]), probabilities[index].max(), fontsize=size, color=color)
-            if label == column == 0:
-                places = [height / 2, 3 * height / 2 + 2]
-                axes.set_yticks(places, ["original", "reconstruction"], rotation=90, va="center")
+            if axes in places[:, 0]:
+                middles = [height / 2, 3 * height / 2 + 2]
+                axes.set_yticks(middles, ["original", "reconstruction"], rotation=90, va="center")
                 axes.tick_params(length=0)
     return figure
 
@@ -153,11 +155,11 @@ def draw_training(history, loss_weights, run, article_accuracy=None):
     what = "Training images: mean over each epoch, with Dropout. Test images: after each epoch."
     figure.suptitle(f"{run}\n{what}", fontsize=14)
     for axes, (name, title) in zip(figure.subplots(1, len(panels)), panels.items()):
-        for prefix, images, look in (("", "training images", TRAINING), ("val_", "test images", TEST)):
+        for prefix, label, style in (("", "training images", TRAINING), ("val_", "test images", TEST)):
             values = np.array([row[prefix + name] for row in history])
             values = 100 * (1 - values) if name == "classification_accuracy" else values
             values[~((values > 1e-30) & (values < 1e30))] = np.nan  # no errors at all, say, have no logarithm
-            axes.plot([row["epoch"] for row in history], values, markersize=5, label=images, **look)
+            axes.plot([row["epoch"] for row in history], values, markersize=5, label=label, **style)
         if np.isnan([line.get_ydata() for line in axes.lines]).all():
             axes.set_ylim(0.1, 1)
             axes.text(0.5, 0.5, "none in any epoch", transform=axes.transAxes, ha="center", fontsize=13)
@@ -225,7 +227,7 @@ def draw_mistakes(images, labels, probabilities, reconstructions, class_names):
     return figure
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = cli.ArgumentParser(__doc__, data_help="the one that the run was trained on")
     parser.add_argument("--count", type=cli.number(int, 1, 100), default=COUNT, help="pairs to draw (default: 3)")
     args = parser.parse_args(argv)
@@ -236,26 +238,27 @@ def main(argv=None):
     _, (images, labels), class_names = load_data(path)
     article = ARTICLE_ACCURACY if stamp["data_sha256"] == MNIST_SHA256 else None
     check_fit(model, images, labels)
-    outputs = predict(model, images)
+    outputs = run_network(model, images)
     probabilities, reconstructions = outputs["classification"], to_images(outputs["autoencoder"])
     class_names = name_classes(class_names, probabilities.shape[1])
     run = "Seed {seed}, batches of {batch_size}, {precision}".format(**stamp)
 
     sheet = images, labels, probabilities, reconstructions, class_names
-    figures = {
-        "reconstructions.png": draw_sheet(*sheet),
-        "training.png": draw_training(history, dict(zip(model.output_names, stamp["loss_weights"])), run, article),
-        "confusion_matrix.png": draw_confusion_matrix(labels, probabilities.argmax(axis=1), class_names),
-        "mistakes.png": draw_mistakes(*sheet),
-    }
     diagram = draw_model(model)
-    with run_folder.writing(folder, stamp):
-        if diagram:
-            with atomic_write(folder / "model.png") as temporary:
-                temporary.write_bytes(diagram)
-        draw_reconstructions(images[: args.count], reconstructions, folder)
-        for name, figure in figures.items():
-            save_figure(figure, folder / name)
+    with matplotlib.style.context("default"):  # and not the user's
+        figures = {
+            "reconstructions.png": draw_sheet(*sheet),
+            "training.png": draw_training(history, dict(zip(model.output_names, stamp["loss_weights"])), run, article),
+            "confusion_matrix.png": draw_confusion_matrix(labels, probabilities.argmax(axis=1), class_names),
+            "mistakes.png": draw_mistakes(*sheet),
+        }
+        with run_folder.writing(folder, stamp):
+            if diagram:
+                with atomic_write(folder / "model.png") as temporary:
+                    temporary.write_bytes(diagram)
+            draw_reconstructions(images[: args.count], reconstructions, folder)
+            for name, figure in figures.items():
+                save_figure(figure, folder / name)
     print(f"Wrote the pictures to {folder}; begin with {folder / 'reconstructions.png'}")
 
 

@@ -16,13 +16,15 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import cli  # first, for it loads Keras without TensorFlow's greeting
+if __name__ == "__main__":
+    import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
 import keras
 
 from data import load_data, make_targets, preprocess
-from files import write_json
-from run_folder import environment
+from support import cli
+from support.files import write_json
+from support.run_folder import environment
 from train import BATCH_SIZE, LEARNING_RATE, MOMENTUM, new_model
 
 OUTPUT_DIR = Path("outputs/second_task")

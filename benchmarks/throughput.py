@@ -22,19 +22,20 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import cli  # first, for it loads Keras without TensorFlow's greeting
+if __name__ == "__main__":
+    import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
-import keras
+import matplotlib.style
 from matplotlib.figure import Figure
 
-from data import InputError, batches, epoch_order, load_data, make_targets, output_shapes, preprocess
-from files import write_json
+from data import InputError, batches, epoch_order, load_data, make_targets, preprocess
 from model import prepare_model
-from run_folder import processor
+from support import cli
+from support.backend import output_shapes
+from support.files import write_json
+from support.run_folder import processor
 from train import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MOMENTUM, new_model, train
 from visualize import save_figure
 
@@ -42,8 +43,6 @@ WARM_UP = 10 * BATCH_SIZE  # images; the first steps trace, compile and allocate
 ROUNDS, IMAGES = 3, 300 * BATCH_SIZE
 QUICK_ROUNDS, QUICK_IMAGES = 1, 40 * BATCH_SIZE
 PLAIN_EPOCHS = 2  # (c) is timed by whole epochs, and by more than one, for the stall at their end comes and goes
-CONVOLUTION = (32, 28, 28, 64)  # the measure of the machine: batch, height, width, channels, 64 to 64 with 3x3
-CONVOLUTION_SECONDS = 5
 CONTESTANTS = {
     "a": ("this project, float32", "float32"),
     "b": ("this project, mixed_bfloat16", "bfloat16"),
@@ -54,22 +53,6 @@ CONTESTANTS = {
 }
 RATIOS = ("a/c", "a/d", "b/a", "b/e", "f/d")
 OF_PYTORCH = "def"
-
-
-def multiply_adds(model):
-    """Count the multiplications, each with an addition, that a Keras model needs for one image, forward."""
-    count = 0
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            count += np.prod(layer.kernel.shape) * np.prod(layer.output.shape[1:3])
-        elif isinstance(layer, keras.layers.Dense):
-            count += np.prod(layer.kernel.shape)
-    return int(count)
-
-
-def training_flop(model):
-    """Return the floating-point operations of one image in training: forward, and twice that backward."""
-    return 3 * 2 * multiply_adds(model)
 
 
 def keras_project(precision):
@@ -152,44 +135,6 @@ def pytorch(autocast=False, compiled=False):
     return train_on, weights
 
 
-def best_rate(convolve):
-    """Return the GFLOP/s of the quickest of many calls of a convolution of the size CONVOLUTION."""
-    batch, height, width, channels = CONVOLUTION
-    best, end = float("inf"), time.perf_counter() + CONVOLUTION_SECONDS
-    while time.perf_counter() < end:
-        started = time.perf_counter()
-        convolve()
-        best = min(best, time.perf_counter() - started)
-    return 2 * batch * height * width * 3 * 3 * channels**2 / best / 1e9
-
-
-def convolutions_tensorflow():
-    """Return the GFLOP/s of TensorFlow's convolution, by dtype."""
-    import tensorflow as tf
-
-    rates = {}
-    for dtype in (tf.float32, tf.bfloat16):
-        x, kernel = tf.random.normal(CONVOLUTION), tf.random.normal((3, 3, CONVOLUTION[-1], CONVOLUTION[-1]))
-        x, kernel = tf.cast(x, dtype), tf.cast(kernel, dtype)
-        convolve = tf.function(lambda x, kernel=kernel: tf.nn.conv2d(x, kernel, 1, "SAME"))
-        rates[dtype.name] = best_rate(lambda: convolve(x))  # noqa: B023 - called at once
-    return rates
-
-
-def convolutions_pytorch():
-    """Return the GFLOP/s of PyTorch's convolution, channels last, by dtype."""
-    import torch
-
-    rates = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        layer = torch.nn.Conv2d(CONVOLUTION[-1], CONVOLUTION[-1], 3, padding="same", bias=False)
-        layer = layer.to(dtype=dtype, memory_format=torch.channels_last)
-        x = torch.randn(CONVOLUTION).to(dtype).permute(0, 3, 1, 2)
-        with torch.inference_mode():
-            rates[str(dtype).removeprefix("torch.")] = best_rate(lambda: layer(x))  # noqa: B023 - called at once
-    return rates
-
-
 PREPARE = {
     "a": lambda: keras_project("float32"),
     "b": lambda: keras_project("mixed_bfloat16"),
@@ -198,7 +143,6 @@ PREPARE = {
     "e": lambda: pytorch(autocast=True),
     "f": lambda: pytorch(compiled=True),
 }
-CONVOLUTIONS = {"tensorflow": convolutions_tensorflow, "pytorch": convolutions_pytorch}
 
 
 def time_contestant(contestant, images):
@@ -233,29 +177,15 @@ def middle(values):
     return {"median": statistics.median(values), "least": min(values), "greatest": max(values)}
 
 
-def summarise_rounds(rounds, flop):
-    """Make of the rounds medians and ranges, ratios within a round, and each contestant's share of the machine's best.
-
-    rounds: a dict a round, by contestant what time_contestant() returns, and by library under "convolutions"
-    the GFLOP/s by dtype. flop: of one image in training.
-    """
-    best = {
-        dtype: max(rates[dtype] for measured in rounds for rates in measured["convolutions"].values())
-        for dtype in ("float32", "bfloat16")
-    }
+def summarise_rounds(rounds):
+    """Make medians and ranges of the rounds, each a dict of what time_contestant() returns, and ratios in a round."""
     contestants = {}
-    for letter, (name, dtype) in CONTESTANTS.items():
+    for letter, (name, _) in CONTESTANTS.items():
         if letter not in rounds[0]:  # an older record has fewer
             continue
         rates = middle([measured[letter]["images_per_second"] for measured in rounds])
         memory = middle([measured[letter]["peak_memory_mb"] for measured in rounds])
-        share = rates["median"] * flop / 1e9 / best[dtype]
-        contestants[letter] = {
-            "name": name,
-            "images_per_second": rates,
-            "share_of_best": share,
-            "peak_memory_mb": memory,
-        }
+        contestants[letter] = {"name": name, "images_per_second": rates, "peak_memory_mb": memory}
     ratios = {}
     for ratio in RATIOS:
         above, below = ratio.split("/")
@@ -263,20 +193,19 @@ def summarise_rounds(rounds, flop):
             ratios[ratio] = middle(
                 [measured[above]["images_per_second"] / measured[below]["images_per_second"] for measured in rounds]
             )
-    return {"best_gflops": best, "contestants": contestants, "ratios": ratios}
+    return {"contestants": contestants, "ratios": ratios}
 
 
 def report(summary):
     """Return the summary as lines of text."""
-    lines = [f"{'':36}{'images/s, median (range)':28}{'of the best':14}peak memory"]
+    lines = [f"{'':36}{'images/s, median (range)':28}peak memory"]
     for letter, speed in summary["contestants"].items():
         rate = "{median:.0f} ({least:.0f} to {greatest:.0f})".format(**speed["images_per_second"])
         memory = f"{speed['peak_memory_mb']['median']:.0f} MB"
-        lines.append(f"({letter}) {speed['name']:32}{rate:28}{speed['share_of_best']:<14.0%}{memory}")
+        lines.append(f"({letter}) {speed['name']:32}{rate:28}{memory}")
     for name, ratio in summary["ratios"].items():
         lines.append("{}  {median:.2f} ({least:.2f} to {greatest:.2f})".format(name, **ratio))
-    best = "{float32:.0f} GFLOP/s float32, {bfloat16:.0f} GFLOP/s bfloat16".format(**summary["best_gflops"])
-    return [*lines, f"The machine's best, a 3x3 convolution, forward: {best}"]
+    return lines
 
 
 def draw(summary, path):
@@ -288,14 +217,9 @@ def draw(summary, path):
         error = [[rate["median"] - rate["least"]], [rate["greatest"] - rate["median"]]]
         color = {"float32": "tab:gray", "bfloat16": "tab:olive"}[dtype]
         axes.barh(place, rate["median"], xerr=error, color=color, capsize=4)
-        axes.annotate(
-            f"{rate['median']:.0f}, {speed['share_of_best']:.0%} of the machine's best in {dtype}",
-            (rate["greatest"], place),
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-        )
-    axes.set_xlim(0, 1.02 * max(speed["images_per_second"]["greatest"] for speed in summary["contestants"].values()))
+        place_of_text = {"xytext": (8, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(f"{rate['median']:.0f}", (rate["greatest"], place), **place_of_text)
+    axes.set_xlim(0, 1.1 * max(speed["images_per_second"]["greatest"] for speed in summary["contestants"].values()))
     cores = "{cores} cores of {processor}".format(**summary["machine"])
     axes.set_title(f"How fast it trains: more images a second is better\n{cores}, batches of {BATCH_SIZE}")
     axes.set(xlabel="images a second while training: median, least and greatest round")
@@ -321,9 +245,8 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--quick", action="store_true", help="one round with short epochs, some minutes")
     add("--rounds", type=cli.number(int, 1), help=f"default: {ROUNDS}, with --quick {QUICK_ROUNDS}")
-    add("--contestant", choices=PREPARE, help=argparse.SUPPRESS)  # these three are for the processes it starts
+    add("--contestant", choices=PREPARE, help=argparse.SUPPRESS)  # these two are for the processes it starts
     add("--images", type=cli.number(int, 1), help=argparse.SUPPRESS)
-    add("--convolutions", choices=CONVOLUTIONS, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -331,25 +254,16 @@ def main(argv=None):
     args = parse_args(argv)
     if args.contestant:
         return print(json.dumps(time_contestant(args.contestant, args.images)))
-    if args.convolutions:
-        return print(json.dumps(CONVOLUTIONS[args.convolutions]()))
     if not importlib.util.find_spec("torch"):
         raise InputError("no PyTorch here: pip install -r benchmarks/requirements.txt")
 
-    flop = training_flop(prepare_model())
     rounds, images = (QUICK_ROUNDS, QUICK_IMAGES) if args.quick else (ROUNDS, IMAGES)
     rounds = args.rounds or rounds
     plain_images = 2 * images if args.quick else PLAIN_EPOCHS * len(load_data()[0][0])
     args.output_dir.mkdir(parents=True, exist_ok=True)
     measured = []
     for number in range(1, rounds + 1):
-        speeds = {"convolutions": {}}
-        for library in CONVOLUTIONS:
-            speeds["convolutions"][library] = in_a_process(
-                "torch" if library == "pytorch" else library, "--convolutions", library
-            )
-            best = ", ".join(f"{rate:.0f} GFLOP/s {dtype}" for dtype, rate in speeds["convolutions"][library].items())
-            print(f"round {number}/{rounds}: convolution in {library}: {best}", flush=True)
+        speeds = {}
         for letter, (name, _) in CONTESTANTS.items():
             count = plain_images if letter == "c" else images
             speeds[letter] = in_a_process(
@@ -358,10 +272,11 @@ def main(argv=None):
             rate = speeds[letter]["images_per_second"]
             print(f"round {number}/{rounds}: ({letter}) {name}: {rate:.0f} images/s over {count}", flush=True)
         measured.append(speeds)
-        summary = summarise_rounds(measured, flop)  # after every round, so that a stopped run leaves the rounds it had
-        record = {"machine": machine(), "flop_per_image": flop, **summary, "rounds": measured}
+        summary = summarise_rounds(measured)  # after every round, so that a stopped run leaves the rounds it had
+        record = {"machine": machine(), **summary, "rounds": measured}
         write_json(args.output_dir / "throughput.json", record)
-        draw(record, args.output_dir / "throughput.png")
+        with matplotlib.style.context("default"):  # and not the user's
+            draw(record, args.output_dir / "throughput.png")
     print("", *report(summary), f"Wrote throughput.json and throughput.png to {args.output_dir}.", sep="\n")
 
 

@@ -19,12 +19,14 @@ from scipy import stats
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import cli  # first, for it loads Keras without TensorFlow's greeting
+if __name__ == "__main__":
+    import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
 from data import InputError, load_data
 from evaluate import ARTICLE_ACCURACY
 from experiments.second_task import ALL_IMAGES, CALIBRATION, OUTPUT_DIR, RUNS, read_runs
-from files import write_json
+from support import cli
+from support.files import write_json
 from train import BATCH_SIZE
 from visualize import save_figure
 

@@ -18,15 +18,17 @@ from scipy.special import log_softmax, softmax
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import cli  # first, for it loads Keras without TensorFlow's greeting
+if __name__ == "__main__":
+    import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
 import keras
 
-import model
 import train
 from data import epoch_order, load_data, make_targets, preprocess
 from evaluate import compute_metrics
-from run_folder import environment, processor
+from support import cli
+from support.backend import keras_settings, reseed, run_network
+from support.run_folder import environment, processor
 
 BINS = 15  # of the calibration error, as in Guo, Pleiss, Sun & Weinberger 2017, https://arxiv.org/abs/1706.04599
 
@@ -64,9 +66,8 @@ def without_decoder(network, weight):
 
 def new_network(run):
     """Return a run's network, compiled. The classifier alone has no decoder, and draws the same random numbers."""
-    model.FILTERS = run["filters"]  # whatever stands in model.py now
     weights = {"classification": run["classification_weight"], "autoencoder": run["autoencoder_weight"]}
-    network = train.new_model(run["seed"], weights)
+    network = train.new_model(run["seed"], weights, filters=run["filters"])
     return network if run["autoencoder_weight"] else without_decoder(network, run["classification_weight"])
 
 
@@ -114,10 +115,10 @@ def measure(network, test_set, held_out):
     def logits(outputs):
         return np.log(outputs["classification"].clip(np.finfo(np.float32).tiny), dtype=np.float64)
 
-    outputs = model.predict(network, test_set[0])
+    outputs = run_network(network, test_set[0])
     found = compute_metrics(*test_set, {"autoencoder": np.nan, **outputs})
     if len(held_out[0]):
-        held_outputs = model.predict(network, held_out[0])
+        held_outputs = run_network(network, held_out[0])
         found |= calibrate(logits(outputs), test_set[1], logits(held_outputs), held_out[1])
     return found
 
@@ -141,10 +142,10 @@ def train_and_measure(run, train_set, test_set):
         if step == run["steps"]:
             break
         if step % steps_an_epoch == 0:
-            train.reseed(network, run["seed"], step // steps_an_epoch)
+            reseed(network, run["seed"], step // steps_an_epoch)
         x = preprocess(images[indices[step]])
         targets = make_targets(x, labels[indices[step]], class_num)
-        with model.keras_settings():
+        with keras_settings():
             targets = tuple(targets[name] for name in network.output_names)
             loss = np.ravel(network.train_on_batch(x, targets, sample_weights))[0]
         if not np.isfinite(loss):

@@ -1,5 +1,8 @@
 """What the tests share: the real MNIST, a small cut of it as a file, and a way to run the scripts."""
 
+import support.quiet  # noqa: F401 - first: it loads Keras as the scripts do
+
+# isort: split
 import contextlib
 import ctypes
 import importlib
@@ -11,15 +14,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cli  # noqa: F401 - first, for it loads Keras without TensorFlow's greeting
-
 import keras
 import numpy as np
 import pytest
 from sklearn.datasets import load_sample_images
 
 from data import load_data
-from run_folder import RUN_FILES
+from support.run_folder import RUN_FILES
 
 if sys.platform == "linux":
     # After every step glibc gives its memory back to the system, only to ask for it again. On a virtual machine that

@@ -2,7 +2,6 @@
 
 import os
 
-import keras
 import numpy as np
 import pytest
 
@@ -10,27 +9,11 @@ from benchmarks import step_time
 from benchmarks.throughput import (
     CONTESTANTS,
     PREPARE,
-    multiply_adds,
     report,
     summarise_rounds,
     time_contestant,
-    training_flop,
 )
-from model import prepare_model
 from train import new_model
-
-
-def test_multiply_adds_are_counted():
-    image = keras.Input((4, 6, 2))
-    x = keras.layers.Conv2D(5, (3, 3), padding="same")(image)  # 4 * 6 places, 3 * 3 * 2 inputs, 5 outputs: 2,160
-    x = keras.layers.MaxPooling2D((2, 2))(x)  # 2 * 3 * 5 = 30
-    x = keras.layers.Dense(7)(keras.layers.Flatten()(x))  # 210
-    assert multiply_adds(keras.Model(image, x)) == 2160 + 210
-
-
-def test_the_network_takes_half_a_gigaflop_an_image():
-    assert multiply_adds(prepare_model()) == 90_828_800
-    assert training_flop(prepare_model()) == pytest.approx(0.545e9, rel=1e-3)
 
 
 @pytest.mark.parametrize("contestant", ["c", *(pytest.param(letter, marks=pytest.mark.slow) for letter in "abdef")])
@@ -63,17 +46,13 @@ def test_ratios_are_taken_within_a_round():
     speeds = {"a": 100, "b": 200, "c": 80, "d": 50, "e": 160, "f": 40}
     rounds = [
         {letter: {"images_per_second": speed / slow, "peak_memory_mb": 1000 + slow} for letter, speed in speeds.items()}
-        | {"convolutions": {"one": {"float32": 400 / slow, "bfloat16": 500}, "other": {"float32": 1, "bfloat16": 800}}}
         for slow in (1, 2)
     ]
-    summary = summarise_rounds(rounds, flop=1e9)
-    assert summary["best_gflops"] == {"float32": 400, "bfloat16": 800}
+    summary = summarise_rounds(rounds)
     assert summary["ratios"]["a/c"] == {"median": 1.25, "least": 1.25, "greatest": 1.25}
     assert summary["ratios"]["b/a"]["median"] == 2
     one = summary["contestants"]["a"]
     assert one["images_per_second"] == {"median": 75, "least": 50, "greatest": 100}
-    assert one["share_of_best"] == pytest.approx(75 / 400)
-    assert summary["contestants"]["b"]["share_of_best"] == pytest.approx(150 / 800)
     text = "\n".join(report(summary))
     assert all(name in text for name, _ in CONTESTANTS.values())
     assert "a/d  2.00 (2.00 to 2.00)" in text

@@ -6,8 +6,9 @@ import struct
 import keras
 import numpy as np
 
-from data import batches, epoch_order, keras_batches, preprocess
+from data import batches, epoch_order, preprocess
 from model import prepare_model
+from support.backend import keras_batches
 
 OUTPUTS = {"classification": (10,), "autoencoder": (28, 28, 1)}
 

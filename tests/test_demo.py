@@ -15,21 +15,21 @@ from conftest import REFERENCE, ROOT, copy_run, run_script, succeed
 from PIL import Image
 from test_predict import STROKES, draw
 
-import predict
 from data import InputError
 from demo import draw as demo
+from predict import load_trained, run_on_picture
 
 SCRIPT = "demo/draw.py"
 
 
 @pytest.fixture(scope="module")
 def reader():
-    return predict.load_reader(REFERENCE)
+    return load_trained(REFERENCE)
 
 
 def test_answers_of_both_tasks(reader):
     """Of two networks, here the same one twice: what it gets, the probabilities and the drawing, in this order."""
-    seen, *answers = predict.answer(draw(3, np.random.default_rng(0)), [reader, reader])
+    seen, *answers = demo.answer(draw(3, np.random.default_rng(0)), [reader, reader])
     assert (seen.shape, seen.dtype) == ((224, 224), np.uint8)
     for probabilities, drawing in (answers[:2], answers[2:]):
         assert max(probabilities, key=probabilities.get) == "3"
@@ -40,9 +40,9 @@ def test_answers_of_both_tasks(reader):
 
 def test_nothing_to_read_is_said(reader, tmp_path):
     empty = Image.new("L", (300, 300), 255)
-    assert predict.answer(empty, [reader]) == [None, "looks like an empty page", None]
+    assert demo.answer(empty, [reader]) == [None, "looks like an empty page", None]
     (tmp_path / "text.png").write_text("text")
-    nothing, said, drawing = predict.answer(str(tmp_path / "text.png"), [reader])
+    nothing, said, drawing = demo.answer(str(tmp_path / "text.png"), [reader])
     assert (nothing, drawing) == (None, None)
     assert said.startswith("not a picture that can be read")
 
@@ -50,7 +50,7 @@ def test_nothing_to_read_is_said(reader, tmp_path):
 def test_the_last_example_is_a_mistake(mnist, reader):
     images, labels = mnist[1]
     right = [
-        predict.look(Image.fromarray(images[index]), reader)[1].argmax() == labels[index] for index in demo.EXAMPLES
+        run_on_picture(Image.fromarray(images[index]), reader)[1].argmax() == labels[index] for index in demo.EXAMPLES
     ]
     assert right == [True, True, False]
 

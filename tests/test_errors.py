@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, call, files, run_script
 
 from data import DATA, InputError, load_data
-from run_folder import MODEL, load_network, read_history, read_settings, save_epoch
+from support.run_folder import MODEL, load_network, read_history, read_settings, save_epoch
 
 EPOCHS, LIMIT = 2, 64
 
@@ -431,8 +431,8 @@ def test_a_broken_data_file_is_refused_wherever_it_breaks(small_data, tmp_path):
     assert refused >= 100
 
 
-def test_settings_from_strangers_go_through_the_parser(finished, tmp_path, capfd, monkeypatch):
-    """A number in settings.json that the command line would refuse is refused the same way."""
+def test_settings_from_strangers_are_checked(finished, tmp_path, capfd, monkeypatch):
+    """A number in settings.json that the command line would refuse is refused."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     settings = json.loads((tmp_path / "settings.json").read_text())
     for wrong in (
@@ -441,8 +441,9 @@ def test_settings_from_strangers_go_through_the_parser(finished, tmp_path, capfd
         {"loss_weights": [1, -1]},
         {"loss_weights": [1]},
         {"precision": "--overwrite"},
+        {"limit": 0},
     ):
         edit_settings(tmp_path, **(settings | wrong))
         status, stderr = run_here(capfd, monkeypatch, ["train.py", "--resume", "--output-dir", str(tmp_path)])
-        assert (status, stderr.count("\n")) == (2, 1)
-        assert f"--{next(iter(wrong)).replace('_', '-')}" in stderr
+        assert (status, stderr.count("\n")) == (1, 1)
+        assert "settings.json" in stderr

@@ -11,8 +11,8 @@ from conftest import call, copy_run, metrics, tiles
 from sklearn.datasets import load_digits
 
 from data import InputError, load_data
-from model import predict
-from run_folder import load_network
+from support.backend import run_network
+from support.run_folder import load_network
 from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, save_figure
 
 
@@ -98,7 +98,7 @@ def test_images_with_one_channel_are_grey_ones(trained, tmp_path):
 def test_the_network_draws_as_many_channels_as_it_gets(trained):
     folder, data, classes = trained
     _, (images, _), _ = load_data(data)
-    outputs = predict(load_network(folder)[0], images[:3])
+    outputs = run_network(load_network(folder)[0], images[:3])
     assert outputs["classification"].shape == (3, classes)
     assert outputs["autoencoder"].shape == (3, *images.shape[1:3], images.shape[3] if images.ndim == 4 else 1)
 

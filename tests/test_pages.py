@@ -38,7 +38,7 @@ def printed(study):
     speeds = []
     for name in ("throughput.json", "throughput_five_ways.json"):
         benchmark = records(REFERENCE, name)
-        rounds = throughput.summarise_rounds(benchmark["rounds"], benchmark["flop_per_image"])
+        rounds = throughput.summarise_rounds(benchmark["rounds"])
         assert {name: benchmark[name] for name in rounds} == rounds
         speeds.append("\n".join(["```text", *throughput.report(rounds), "```"]))
     results = tables["results"].splitlines()

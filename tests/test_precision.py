@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import call, dropouts
 
-from run_folder import MODEL, load_network, restore, save_epoch
+from support.run_folder import MODEL, load_network, restore, save_epoch
 from train import PRECISIONS, new_model, train
 
 SETTINGS = {  # of a run, as far as its network says them

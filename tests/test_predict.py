@@ -11,10 +11,11 @@ import pytest
 from conftest import REFERENCE, ROOT, call, copy_run
 from PIL import Image, ImageDraw, ImageFilter
 
-import predict as program
 from data import InputError
-from model import predict
-from run_folder import load_network
+from predict import answer_in_words, load_trained, run_on_picture
+from support.backend import run_network
+from support.pictures import prepare_digit, prepare_picture, read_picture
+from support.run_folder import load_network
 
 
 def circle(x, y, width, height, start=0, end=360):
@@ -86,7 +87,7 @@ def pages(kind, count=10):
 
 
 def share_right(network, images, labels):
-    return (predict(network, np.stack(images))["classification"].argmax(axis=1) == labels).mean()
+    return (run_network(network, np.stack(images))["classification"].argmax(axis=1) == labels).mean()
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +98,8 @@ def network():
 @pytest.mark.parametrize("kind", KINDS)
 def test_digits_are_read_when_they_are_prepared(kind, network):
     drawn, labels = pages(kind)
-    resized = [program.prepare_picture(page, (28, 28, 1)) for page in drawn]
-    prepared = [program.prepare_digit(page) for page in drawn]
+    resized = [prepare_picture(page, (28, 28, 1)) for page in drawn]
+    prepared = [prepare_digit(page) for page in drawn]
     shares = [share_right(network, images, labels) for images in (resized, [255 - one for one in resized], prepared)]
     print(f"\n{kind}: resized {shares[0]:.0%}, inverted too {shares[1]:.0%}, prepared {shares[2]:.0%}")
     assert shares[2] >= 0.95
@@ -169,10 +170,10 @@ FILES = {
 def test_whatever_file_a_picture_comes_in(name, network, tmp_path):
     page, options = FILES[name](seven())
     page.save(tmp_path / name, **options)
-    digit = program.prepare_digit(program.read_picture(tmp_path / name))
-    expected = program.prepare_digit(seven())
+    digit = prepare_digit(read_picture(tmp_path / name))
+    expected = prepare_digit(seven())
     assert np.abs(digit.astype(int) - expected).mean() < 6
-    assert predict(network, digit[None])["classification"].argmax() == 7
+    assert run_network(network, digit[None])["classification"].argmax() == 7
 
 
 def write_frames(path):
@@ -206,7 +207,7 @@ def test_what_is_refused(name, tmp_path):
     write, said = REFUSED[name]
     write(tmp_path / name)
     with pytest.raises(InputError, match=said) as refused:
-        program.prepare_digit(program.read_picture(tmp_path / name))
+        prepare_digit(read_picture(tmp_path / name))
     assert "\n" not in str(refused.value)
 
 
@@ -230,15 +231,15 @@ def test_without_a_run_it_says_which_to_use(tmp_path):
 
 def test_the_second_guess_is_said_when_the_first_is_not_sure():
     names = ["cat", "dog", "cow"]
-    assert program.say(np.array([0.05, 0.92, 0.03]), names) == "dog, 92.0 %"
-    assert program.say(np.array([0.3, 0.6, 0.1]), names) == "dog, 60.0 %, or cat, 30.0 %"
+    assert answer_in_words(np.array([0.05, 0.92, 0.03]), names) == "dog, 92.0 %"
+    assert answer_in_words(np.array([0.3, 0.6, 0.1]), names) == "dog, 60.0 %, or cat, 30.0 %"
 
 
 def test_a_digit_is_put_where_mnist_puts_it():
     """In a box of 20x20, and its centre of mass, to half a pixel, in the middle of the field."""
     random = np.random.default_rng(2)
     for digit in range(10):
-        prepared = program.prepare_digit(draw(digit, random))
+        prepared = prepare_digit(draw(digit, random))
         rows, columns = np.nonzero(prepared)
         assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
         assert prepared.max() == 255
@@ -247,7 +248,7 @@ def test_a_digit_is_put_where_mnist_puts_it():
 
 
 def test_the_picture_of_the_readme():
-    reader = program.load_reader(REFERENCE)
-    _, probabilities, drawing = program.look(program.read_picture(ROOT / "docs" / "three.jpg"), reader)
+    trained = load_trained(REFERENCE)
+    _, probabilities, drawing = run_on_picture(read_picture(ROOT / "docs" / "three.jpg"), trained)
     assert probabilities.argmax() == 3
     assert drawing.shape == (28, 28)

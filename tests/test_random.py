@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from conftest import dropouts
 
-from train import PRECISIONS, new_model, reseed, train
+from support.backend import reseed
+from train import PRECISIONS, new_model, train
 
 
 def mask(layer):

@@ -9,8 +9,8 @@ import pytest
 from conftest import REFERENCE, call, metrics
 
 from data import preprocess
-from model import predict
-from run_folder import RUN_FILES, load_network, read_history, settings_of
+from support.backend import run_network
+from support.run_folder import RUN_FILES, load_network, read_history, settings_of
 from train import EPOCHS, new_model, parse_args
 
 SEEDS = [REFERENCE, *sorted((REFERENCE / "seeds").iterdir())]
@@ -48,7 +48,7 @@ def test_the_grey_frame_comes_from_the_padding_of_the_last_convolution(mnist):
         return 1 - 1 / (1 + np.exp(-(valid + bias)[..., 0]))
 
     zeros, repeated = ink("constant"), ink("edge")
-    assert np.allclose(1 - zeros, predict(network, images)["autoencoder"][..., 0], atol=1e-5)
+    assert np.allclose(1 - zeros, run_network(network, images)["autoencoder"][..., 0], atol=1e-5)
     grey = [255 * found[paper & place].mean() for found, place in ((zeros, edge), (zeros, inside), (repeated, edge))]
     assert grey[0] > 3 * grey[1]
     assert grey[2] < 2 * grey[1]

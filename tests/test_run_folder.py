@@ -23,8 +23,8 @@ import pytest
 from conftest import REFERENCE, ROOT, call, copy_run, files, run_script
 
 from data import DATA, InputError
-from files import write_json
-from run_folder import RUN_FILES, RUN_FLAGS, begin, read_history, read_settings, save_epoch, settings_of
+from support.files import write_json
+from support.run_folder import RUN_FILES, RUN_FLAGS, begin, read_history, read_settings, save_epoch, settings_of
 from train import new_model
 
 EPOCHS, LIMIT = 3, 64
@@ -322,7 +322,7 @@ def test_no_result_beside_a_network_that_it_does_not_belong_to(
 ):
     """An epoch ends at the worst moment: the results of the old network are not written, and that is said."""
     copy_run(one_epoch, tmp_path)
-    place, name = (keras.saving, "load_model") if "read" in moment else (sys.modules[script], "predict")
+    place, name = (keras.saving, "load_model") if "read" in moment else (sys.modules[script], "run_network")
     original = getattr(place, name)
 
     def epoch_ends(*arguments, **more):
@@ -408,6 +408,7 @@ def test_a_changed_network_is_not_gone_on_with(one_epoch, small_data, tmp_path):
     code.mkdir()
     for path in ROOT.glob("*.py"):
         shutil.copy(path, code)
+    shutil.copytree(ROOT / "support", code / "support")
     text = (code / "model.py").read_text(encoding="utf-8")
     (code / "model.py").write_text(text.replace("DROPOUT = 0.1", "DROPOUT = 0.5"), encoding="utf-8")
     before = files(run)

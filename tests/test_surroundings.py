@@ -8,22 +8,18 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
-
-import cli
 
 import keras
 import numpy as np
 import pytest
 from conftest import ROOT, call, copy_run, run_script, succeed
 
-import files
-import run_folder
 import visualize
 from data import InputError
-from model import keras_settings, predict
+from support import cli, files, quiet, run_folder
+from support.backend import keras_settings, run_network
 from train import LOSS_WEIGHTS, new_model, train
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="made for Linux")
@@ -42,7 +38,7 @@ def train_a_little(images, labels):
     few = images[:8], labels[:8]
     model = new_model()
     list(train(model, few, few, epochs=1, batch_size=8))
-    return np.concatenate([array.ravel() for array in (*model.get_weights(), *predict(model, images[:8]).values())])
+    return np.concatenate([array.ravel() for array in (*model.get_weights(), *run_network(model, images[:8]).values())])
 
 
 @pytest.fixture(scope="module")
@@ -171,16 +167,6 @@ def test_output_that_cannot_be_written(script, trained, tmp_path):
     assert run_folder.load_network(tmp_path)[1]["epoch"] == 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("flag", ["-P", "-I"])
-def test_python_that_leaves_out_the_scripts_folder(flag, trained):
-    done = subprocess.run(
-        [sys.executable, flag, ROOT / "evaluate.py", "--help"], capture_output=True, text=True, check=False, cwd=trained
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage: evaluate.py")
-
-
 @pytest.mark.parametrize("package", ["numpy", "matplotlib", "keras"])
 def test_a_missing_package_ends_in_one_line(package, tmp_path):
     (tmp_path / f"{package}.py").write_text(f'raise ModuleNotFoundError("No module named {package!r}")\n')
@@ -193,7 +179,7 @@ def test_a_missing_package_ends_in_one_line(package, tmp_path):
 
 def test_an_older_keras_is_refused(tmp_path):
     """Up to 3.14 Keras gives the metrics of this network to the wrong outputs."""
-    assert f"keras=={'.'.join(map(str, cli.OLDEST_KERAS))}" in (ROOT / "requirements.txt").read_text().split()
+    assert f"keras=={'.'.join(map(str, quiet.OLDEST_KERAS))}" in (ROOT / "requirements.txt").read_text().split()
     backend = "backend = types.SimpleNamespace(backend=lambda: 'tensorflow')"
     (tmp_path / "keras.py").write_text(f"import types\n__version__ = '3.14.0'\n{backend}\n")
     done = run_script("train.py", "--output-dir", tmp_path / "run", PYTHONPATH=str(tmp_path))
@@ -209,15 +195,6 @@ def test_the_next_command_takes_the_python_that_runs(command, monkeypatch):
     """Its name where the environment is active, else its path."""
     monkeypatch.setenv("VIRTUAL_ENV", sys.prefix if command == "python" else "/another")
     assert cli.next_command("evaluate.py", cli.OUTPUT_DIR) == f"{command} evaluate.py"
-
-
-@pytest.mark.parametrize("year", [1970, 2108])
-def test_a_clock_that_no_archive_can_hold(year, small_data, tmp_path, monkeypatch):
-    now = time.struct_time((year, 1, 1, 0, 0, 0, 0, 1, 0))
-    monkeypatch.setattr(time, "localtime", lambda seconds=None: now)
-    with pytest.raises(InputError, match=r"^the clock says "):
-        call("train.py", "--output-dir", tmp_path, "--data", small_data, "--epochs", 1, "--limit", 8)
-    assert not list(tmp_path.glob("*.json"))
 
 
 def test_out_of_memory_is_one_line(capsys):

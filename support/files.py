@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from data import InputError
+from support.errors import InputError
 
 if os.name == "nt":
     import msvcrt
@@ -15,6 +15,17 @@ else:
     import fcntl
 
 PART = ".part-"  # the folders in which files are written begin so
+
+
+def replace(path, to):
+    """Rename a file; on Windows that must wait, for up to five seconds, until nobody has the old one open."""
+    for _ in range(50):
+        try:
+            os.replace(path, to)
+            return
+        except PermissionError:
+            time.sleep(0.1)
+    os.replace(path, to)
 
 
 @contextlib.contextmanager
@@ -25,11 +36,7 @@ def atomic_write(path, folder=None):
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        for wait in (*50 * [0.1], 0):  # seconds: on Windows nobody may have the old file open
-            with contextlib.suppress(PermissionError if wait else ()):
-                os.replace(temporary, path)
-                break
-            time.sleep(wait)
+        replace(temporary, path)
         if os.name != "nt":  # Windows opens no folders
             parent = os.open(path.parent, os.O_RDONLY)
             with contextlib.suppress(OSError):  # some file systems sync none

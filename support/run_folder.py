@@ -16,16 +16,17 @@ import os
 import platform
 import re
 import shutil
+import sys
 import warnings
 import zipfile
-from importlib.metadata import version
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from data import DATA, InputError
-from files import PART, atomic_write, locked, write_json
+from data import DATA
+from support.errors import InputError
+from support.files import PART, atomic_write, locked, write_json
 
 RUN_FILES = ("settings.json", "history.csv", "model.keras")
 SETTINGS, HISTORY, MODEL = RUN_FILES
@@ -33,7 +34,7 @@ METRICS = "metrics.json"
 PAIRS = "reconstructions/[0-9][0-9].png"
 PICTURES = ("model.png", PAIRS, "reconstructions.png", "training.png", "confusion_matrix.png", "mistakes.png")
 PREDICTIONS = "predictions.png"
-# train.py's flags that define a run, with their types; what the numbers may be, its parser knows.
+# train.py's flags that define a run, with their types.
 RUN_FLAGS = {"epochs": int, "batch_size": int, "seed": int, "limit": int | None, "loss_weights": list, "precision": str}
 STAMP = ("batch_size", "seed", "limit", "loss_weights", "precision", "data_sha256")  # what model.keras says of its run
 NO_OPTIMIZER = "Skipping variable loading for optimizer"  # how a warning of Keras begins
@@ -56,7 +57,7 @@ def environment():
     if "cpu" in device.lower():
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         device = f"{cores} core{'s' if cores > 1 else ''} of {processor()}"
-    versions = {name: version(name) for name in ("keras", "numpy", keras.backend.backend())}
+    versions = {name: sys.modules[name].__version__ for name in ("keras", "numpy", keras.backend.backend())}
     return {**versions, "python": platform.python_version(), "device": device}
 
 
@@ -67,7 +68,7 @@ def data_entry(path):
     return {"data": name.as_posix(), "data_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def data_of_run(folder):
+def data_of_run(folder: Path | str) -> Path:
     """Return the path of the data that a run was trained on; raises InputError when they are not what they were."""
     settings = read_settings(folder)
     path = DATA.parent / settings["data"]  # an absolute path stays as it is
@@ -89,8 +90,14 @@ def are_numbers(values):
     return all(isinstance(value, int | float) for value in values)
 
 
-def read_settings(folder):
+def in_words(value):
+    """Return the value of a setting as a message has it."""
+    return "not set" if value is None else value
+
+
+def read_settings(folder: Path | str) -> dict:
     """Return what settings.json holds; raises InputError when there is none, or when it is damaged."""
+    folder = Path(folder)
     path = folder / SETTINGS
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -102,17 +109,19 @@ def read_settings(folder):
     match settings:
         case {"data": str(), "data_sha256": _, "loss_weights": [*weights], "starts": [{}, *_]} if are_numbers(weights):
             if all(isinstance(settings.get(name), kind) for name, kind in RUN_FLAGS.items()):
-                return settings
+                counts = [settings[name] for name in ("epochs", "batch_size", "limit") if settings[name] is not None]
+                if min(counts) > 0 and 0 <= settings["seed"] < 2**32 and min(weights, default=-1) >= 0:
+                    return settings
     raise InputError(f"{path}: damaged, not the settings that train.py wrote: {START_ANEW}")
 
 
-def read_history(folder, epochs=None, outputs=()):
+def read_history(folder: Path | str, epochs: int | None = None, outputs=()) -> list[dict]:
     """Read what save_epoch() wrote, or its first epochs; raises InputError when the file does not hold them.
 
     outputs: names of outputs whose losses must be among the columns. A run whose first epoch has not ended has no
     such file: [].
     """
-    path = folder / HISTORY
+    path = Path(folder) / HISTORY
     if not path.exists() and not epochs:
         return []
     try:
@@ -148,16 +157,20 @@ def save_epoch(folder, model, settings, history):
     Killed at whatever moment, this leaves a whole model.keras, a history that holds its epochs and perhaps
     one more, which resume() then drops, and no result of another network.
     """
+    stamp = {"epoch": len(history), **{name: settings[name] for name in STAMP}}
+    numbers = [list(row.values()) for row in history]
     with writing(folder), atomic_write(folder / MODEL) as temporary:
         model.save(temporary)
         # In the archive's comment, for a file more in it would make Keras unpack it all to disk when it loads it.
         # The optimizer's own count will not do: it leaves out the steps that mixed_float16 skips.
         with zipfile.ZipFile(temporary, "a") as file:
-            file.comment = json.dumps({"epoch": len(history), **{name: settings[name] for name in STAMP}}).encode()
+            file.comment = json.dumps(stamp).encode()
+        # 1. The history, which then is an epoch ahead of the network.
         with atomic_write(folder / HISTORY) as table:
-            numbers = [list(row.values()) for row in history]
             np.savetxt(table, numbers, "%.6g", delimiter=",", header=",".join(history[0]), comments="")
+        # 2. Away with the results of the old network.
         remove_results(folder)
+        # 3. The network: at the end of this block it gets its name.
 
 
 def read_stamp(path):
@@ -171,13 +184,16 @@ def read_stamp(path):
     return {}
 
 
-def load_network(folder, precision="float32", compiled=False):
+def load_network(
+    folder: Path | str, precision: str | None = "float32", compiled: bool = False
+) -> tuple[keras.Model, dict]:
     """Return the network of a run and its stamp; only writing() says that both are of the same epoch.
 
     precision: what it is to compute in, None for what it was trained in. compiled: whether as it was saved. Raises
     InputError when no epoch has ended yet, and when the file is damaged, holds code (Keras' safe mode stays on), or
     lacks the article's outputs.
     """
+    folder = Path(folder)
     path = folder / MODEL
     if not path.exists():
         read_settings(folder)  # which says so where there is no run at all
@@ -255,7 +271,7 @@ def resume(folder, model, settings):
         raise InputError(f"cannot resume: this run was trained on {saved['data']}, not on {settings['data']}")
     for name, value in settings.items():
         if name not in ("epochs", "data") and saved.get(name, value) != value:  # another Keras may say more of SGD
-            raise InputError(f"cannot resume: {name} is {saved[name]} in this run, not {value}")
+            raise InputError(f"cannot resume: {name} is {in_words(saved[name])} in this run, not {in_words(value)}")
     if (folder / MODEL).exists():
         done = restore(folder, model, settings)
         if done > settings["epochs"]:

@@ -1,0 +1,72 @@
+"""Keras callbacks of a training: random numbers of an epoch, a progress bar, an end at a signal."""
+
+import contextlib
+import signal
+
+import keras
+
+from support.backend import reseed
+
+BAR_WIDTH = 10  # characters, so that all of the line fits 79
+
+
+class Reseed(keras.callbacks.Callback):
+    """Calls reseed() in the first step of an epoch.
+
+    Not before fit(): what PyTorch draws from its generator to start a DataLoader would come between.
+    """
+
+    def __init__(self, seed, epoch):
+        super().__init__()
+        self.seed, self.epoch = seed, epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 0:
+            reseed(self.model, self.seed, self.epoch)
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """Shows Keras' own bar with the loss and the accuracy alone, and takes it away when the epoch has ended."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.bar = keras.utils.Progbar(self.params["steps"], BAR_WIDTH, stateful_metrics=["loss", "accuracy"])
+
+    def on_train_batch_end(self, batch, logs=None):
+        values = [("loss", logs["loss"]), ("accuracy", logs["classification_accuracy"])]
+        self.bar.update(batch + 1, values, finalize=False)
+
+    def on_epoch_end(self, epoch, logs=None):
+        print(f"\r{79 * ' '}\r", end="", flush=True)
+
+
+class StopAtSignal(keras.callbacks.Callback):
+    """Raises KeyboardInterrupt with the number of a signal that was noted, at the end of a step."""
+
+    def __init__(self, signals):
+        super().__init__()
+        self.signals = signals
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.signals:
+            raise KeyboardInterrupt(self.signals[0])
+
+    on_test_batch_end = on_train_batch_end
+
+
+@contextlib.contextmanager
+def stoppable():
+    """Within the block, let Ctrl-C and SIGTERM stop a training at the end of a step; a second signal ends at once.
+
+    Yields the callback for Keras that does it.
+    """
+    signals = []
+
+    def note(number, frame):
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        signals.append(number)
+
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, note))
+        yield StopAtSignal(signals)

@@ -1,0 +1,57 @@
+"""Importing this loads Keras for a script: without TensorFlow's greeting, and what goes wrong is one line.
+
+It changes the process, so it is for a script's own. A notebook imports Keras as it likes.
+"""
+
+import contextlib
+import faulthandler
+import importlib
+import os
+import re
+import sys
+import tempfile
+
+from support.errors import give_up
+
+OLDEST_KERAS = [3, 15, 1]  # the one of requirements.txt, which everything here is tested with
+
+
+def load_keras():
+    """Import Keras and Matplotlib; what they say on file descriptor 2 is shown only if that fails.
+
+    TensorFlow greets there, whatever its log level. If an import ends the process, as on a processor that TensorFlow
+    was not built for, faulthandler says which.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(number, True)  # the caller closed this stream (2>&-), no file of ours may get its number
+    os.close(number)
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+    with contextlib.suppress(AttributeError):  # a closed stream is None
+        sys.stdout.reconfigure(errors="backslashreplace")  # for a path that this terminal cannot show
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no help against the greeting, but against what follows it
+    os.environ["MPLBACKEND"] = "agg"
+    install = f"install what requirements.txt names, for {sys.executable}"
+    stderr = os.dup(2)
+    faulthandler.enable(stderr)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            for name in ("numpy", "matplotlib", "keras"):
+                importlib.import_module(name)
+        except (Exception, KeyboardInterrupt) as error:  # an unknown backend, a missing package, a broken one
+            said.seek(0)
+            os.write(stderr, said.read())
+            os.dup2(stderr, 2)
+            give_up(error, f": {install}" if isinstance(error, Exception) else "")
+        finally:
+            os.dup2(stderr, 2)
+            faulthandler.disable()
+            os.close(stderr)
+    keras = sys.modules["keras"]
+    if [*map(int, re.findall(r"\d+", keras.__version__)[:3])] < OLDEST_KERAS:
+        give_up(f"this is Keras {keras.__version__}, which gives some figures to the wrong output: {install}")
+    if keras.backend.backend() != "tensorflow":
+        sys.modules.setdefault("tensorflow", None)  # or Keras loads it here too, where it is installed
+
+
+load_keras()
