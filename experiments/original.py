@@ -1,0 +1,187 @@
+"""The author's program, trained in its own environment: Python 3.6, Keras 2.1.2, TensorFlow 1.4.1.
+
+    python3.6 -m venv old && old/bin/pip install --no-deps -r experiments/original.txt
+    old/bin/python experiments/original.py AUTHOR --stage 0
+
+AUTHOR is a folder that holds the author's CNN_Autoencoder (https://github.com/mim92/mnist); its files stay as they
+are. Only where keras.datasets would download MNIST, data/mnist.npz is read. Every run is a process of its own and adds
+rows to outputs/reference/original/runs.csv. Stop it at any time: the same command goes on.
+
+Stage 0: 150 steps, is the original's death a race? Stage 2: part B's 1,000 images, 1,250 steps. Stage 3: 20 epochs; a
+stopped run goes on with the file that the author's callback saved after the last epoch, and with a new seed.
+original_masks.py is stage 1, faithful.py makes tables of the rows, docs/faithful.md says what came out.
+"""
+
+import argparse
+import csv
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import random
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import backend
+from keras.optimizers import SGD
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+OUTPUT = os.path.join(ROOT, "outputs", "reference", "original")
+RUNS = os.path.join(OUTPUT, "runs.csv")
+SHA256 = {
+    "data_gen.py": "e74cfadfbd7d61225b0151f3fd1e09ef58599af97ec1f4ea57a1357882d7fd48",
+    "model.py": "759718685a3b58b0a681fd971b7755a865189905c2024f1fb6ee6e79540f121b",
+    "train.py": "b596978e3032293acea2f28e2666a6bbe8de13bd88703165cc10ff7f3e094015",
+}
+RUN = ["stage", "gated", "threads", "seed", "repeat"]  # threads: of both kinds, 0 is TensorFlow's default
+MEASURED = ["errors", "classification_loss", "uncut_loss", "autoencoder_loss"]  # on the test images
+COLUMNS = [*RUN, "steps", *MEASURED, "left_in", "above_5", "at_the_end", "losses_sha256"]
+COLUMNS += ["seconds", "machine", "versions"]
+LEFT = 5  # a batch's cross-entropy above it has left the path: chance is 2.3, dead is 12 to 16
+
+
+class Gated(SGD):
+    """The author's optimizer, but that no weight is updated before all gradients are there."""
+
+    def get_gradients(self, loss, params):
+        gradients = super().get_gradients(loss, params)
+        with tf.control_dependencies(gradients):
+            return [tf.identity(gradient) for gradient in gradients]
+
+
+def plan(stage):
+    """Return a stage's runs, a list of values of RUN each, and the steps of a whole one."""
+    if stage == 0:
+        again = [[0, gated, threads, 102, n] for n in range(10) for threads in (0, 1) for gated in (0, 1)]
+        return again + [[0, gated, 0, seed, 0] for seed in range(200, 220) for gated in (0, 1)], 150
+    if stage == 2:
+        return [[2, 1, 1, seed, 0] for seed in range(16)], 1250
+    return [[3, 1, 0, seed, 0] for seed in range(5)], 37500
+
+
+def load_author(folder, optimizer=SGD):
+    """Check and import the author's files; returns his data, the network compiled as in his train.py, his ModelSave."""
+    for name, expected in SHA256.items():
+        with open(os.path.join(folder, "CNN_Autoencoder", name), "rb") as file:
+            if hashlib.sha256(file.read().replace(b"\r\n", b"\n")).hexdigest() != expected:
+                sys.exit(f"original.py: {name} is not the author's file")
+    sys.path.insert(0, folder)
+    with np.load(os.path.join(ROOT, "data", "mnist.npz")) as file:
+        parts = [(file["x_" + part], file["y_" + part]) for part in ("train", "test")]
+    keras.datasets.mnist.load_data = lambda: parts
+    from CNN_Autoencoder.data_gen import prepare_mnist_data
+    from CNN_Autoencoder.model import ModelSave, prepare_model
+
+    model = prepare_model()
+    losses = {"classification": keras.losses.categorical_crossentropy, "autoencoder": keras.losses.mean_squared_error}
+    weights = {"classification": 0.9, "autoencoder": 0.1}
+    model.compile(optimizer(lr=0.01, momentum=0.9, nesterov=True), losses, loss_weights=weights)
+    return prepare_mnist_data(), model, ModelSave
+
+
+def set_up(seed, threads):
+    """Seed Python, NumPy and TensorFlow, and set both numbers of threads."""
+    random.seed(seed)
+    np.random.seed(seed)
+    tf.set_random_seed(seed)
+    count = {"intra_op_parallelism_threads": threads, "inter_op_parallelism_threads": threads}
+    backend.set_session(tf.Session(config=tf.ConfigProto(**count)))
+
+
+def measure(model, x, targets):
+    """Return MEASURED: the cross-entropy with probabilities cut off at 1e-7 as in Keras 2.1.2, and not."""
+    labels, images = targets
+    probabilities, drawings = model.predict(x, batch_size=500)
+    of_truth = probabilities[np.arange(len(x)), labels.argmax(axis=1)].astype("float64")
+    errors = int((probabilities.argmax(axis=1) != labels.argmax(axis=1)).sum())
+    losses = [-np.log(of_truth.clip(least, 1 - least)).mean() for least in (1e-7, np.finfo("float32").tiny)]
+    return [errors, *losses, np.square(drawings - images).mean(dtype="float64")]
+
+
+def read_rows():
+    """Return the steps that are recorded, by run."""
+    if not os.path.exists(RUNS):
+        return {}
+    with open(RUNS, newline="") as file:  # a run's last row stays
+        return {tuple(int(row[name]) for name in RUN): int(row["steps"]) for row in csv.DictReader(file)}
+
+
+def record(row):
+    """Add a row to the table, which several processes may do at a time."""
+    with open("/proc/cpuinfo") as file:
+        entries = dict(re.findall(r"(?m)^(model name|cpu family|model)\s*: (.*)$", file.read()))
+    row["machine"] = "{model name}, family {cpu family}, model {model}".format(**entries)
+    versions = keras.__version__, tf.__version__, np.__version__, platform.python_version()
+    row["versions"] = "keras {}, tensorflow {}, numpy {}, python {}".format(*versions)
+    with open(RUNS, "a+", newline="") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def do(run, folder):
+    """Do one run, or go on with it, in this process."""
+    stage, gated, threads, seed, _ = run
+    epoch = read_rows().get(tuple(run), 0) // 1875
+    set_up(1000 * (seed + 1) + epoch if epoch else seed, threads)
+    ((x, y), test_set), model, save = load_author(folder, Gated if gated else SGD)
+    losses, started = [], time.time()
+
+    def note(_, logs):
+        losses.append(float(logs["classification_loss"]))
+
+    def measured(steps):
+        above = [loss > LEFT for loss in losses]
+        row = dict(zip(RUN, run), steps=steps, seconds=round(time.time() - started, 1))
+        row["at_the_end"] = np.mean(losses[-10:])
+        row.update(left_in=above.index(True) + 1 if any(above) else "", above_5=sum(above))
+        row.update(zip(MEASURED, measure(model, *test_set)) if stage else {})
+        record(dict(row, losses_sha256=hashlib.sha256(np.array(losses).tobytes()).hexdigest()))
+        losses.clear()
+
+    watch = keras.callbacks.LambdaCallback(on_batch_end=note)
+    options = {"batch_size": 32, "verbose": 0}
+    if stage < 3:
+        chosen = np.arange(4800)  # 150 steps
+        if stage == 2:
+            chosen = np.tile(np.load(os.path.join(OUTPUT, "images.npy"))[seed], 40)
+        model.fit(x[chosen], [part[chosen] for part in y], epochs=1, callbacks=[watch], **options)
+        return measured(len(chosen) // 32)
+    kept = os.path.join(ROOT, "outputs", "original", str(seed))
+    if epoch:
+        path = os.path.join(kept, f"MNIST_test_epoch_{epoch:02d}_model.hdf5")
+        model = keras.models.load_model(path, custom_objects={"Gated": Gated})
+    after = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: measured(1875 * (epoch + 1)))
+    model.fit(x, y, epochs=20, initial_epoch=epoch, callbacks=[watch, save(kept, "MNIST_test"), after], **options)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("author", help="the folder that holds CNN_Autoencoder")
+    parser.add_argument("--stage", type=int, choices=(0, 2, 3), required=True)
+    parser.add_argument("--threads", type=int, choices=(0, 1), help="only the runs with so many")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time (default: 1)")
+    parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.run:
+        return do(args.run, args.author)
+    os.makedirs(OUTPUT, exist_ok=True)
+    (runs, steps), done = plan(args.stage), read_rows()
+    left = [run for run in runs if done.get(tuple(run)) != steps and args.threads in (None, run[2])]
+    with ThreadPoolExecutor(args.workers) as pool:
+        commands = ([sys.executable, *sys.argv, "--run", json.dumps(run)] for run in left)
+        if any(pool.map(subprocess.call, commands)):
+            sys.exit("original.py: a run failed")
+
+
+if __name__ == "__main__":
+    main()
