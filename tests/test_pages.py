@@ -10,7 +10,7 @@ import pytest
 from conftest import REFERENCE, ROOT, STUDY, metrics
 
 import evaluate
-from benchmarks import step_time, throughput
+from benchmarks import gpu, step_time, throughput
 from experiments import answer
 
 PAGES = [path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]
@@ -52,7 +52,7 @@ def printed(study):
             *(text for name, text in tables.items() if name != "results"),
             "\n".join(["```text", step_time.report(records(STUDY, "step_time.json")), "```"]),
         ],
-        "docs/speed.md": speeds,
+        "docs/speed.md": [*speeds, "\n".join(["```text", *gpu.report(records(REFERENCE, "gpu.json")), "```"])],
     }
 
 
@@ -65,6 +65,20 @@ def test_tables_are_what_the_programs_print(name, printed):
 def test_the_studys_summary_is_of_its_rows(study):
     recorded = pandas.DataFrame(records(STUDY, "summary.json")).astype(study[1].dtypes)
     pandas.testing.assert_frame_equal(recorded, study[1], rtol=1e-9)
+
+
+def test_the_notebook_lines_of_usage_run(small_data, monkeypatch):
+    """On little data and without learning, so that the loss never falls: the loop ends after epoch 4."""
+    blocks = re.findall(r"```python\n(.*?)```", read("docs/usage.md"), re.DOTALL)
+    assert len(blocks) == 3
+    monkeypatch.chdir(ROOT)
+    scope = {}
+    code = "".join(blocks).replace("load_data()", f"load_data({str(small_data)!r})")
+    code = code.replace("losses = []", "model.optimizer.learning_rate = 0.0\nlosses = []")
+    exec(code, scope)
+    assert len(scope["losses"]) == 4
+    assert scope["row"]["epoch"] == 4
+    assert scope["model"].count_params() == 3_445_323
 
 
 @pytest.mark.parametrize("name", PAGES)
