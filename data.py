@@ -43,6 +43,14 @@ def name_classes(class_names: list[str], class_num: int) -> list[str]:
     return [*class_names, *map(str, range(len(class_names), class_num))]
 
 
+def read_class_names(path: Path, file: np.lib.npyio.NpzFile) -> list[str]:
+    """Return the texts of an open .npz file's class_names; raises InputError when they are none."""
+    try:
+        return file["class_names"].astype(str).ravel().tolist()
+    except ValueError as error:  # objects, or bytes that are no text
+        raise InputError(f"{path}: class_names is no array of texts ({error}): save np.array(['a', 'b'])") from None
+
+
 def load_data(path: Path | str = DATA) -> tuple[tuple, tuple, list[str]]:
     """Read and check an .npz file with the arrays x_train, y_train, x_test, y_test and perhaps class_names.
 
@@ -57,7 +65,9 @@ def load_data(path: Path | str = DATA) -> tuple[tuple, tuple, list[str]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
-            class_names = file["class_names"].astype(str).ravel().tolist() if "class_names" in file else None
+            class_names = read_class_names(path, file) if "class_names" in file else None
+    except InputError:
+        raise
     except Exception as error:  # a damaged file can fail in a dozen ways
         raise InputError(f"{path}: not an .npz file with x_train, y_train, x_test and y_test ({error})") from None
 

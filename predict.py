@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import keras
-import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -26,7 +25,8 @@ from PIL import Image
 from data import MNIST_SHA256, InputError, load_data, name_classes
 from support import cli, run_folder
 from support.backend import run_network
-from support.pictures import prepare_digit, prepare_picture, read_picture
+from support.fonts import picture_style
+from support.pictures import WORKING_SIZE, prepare_digit, prepare_picture, read_picture
 from visualize import percent, save_figure, to_images
 
 SURE = 0.9  # below it the second guess is said too
@@ -98,23 +98,29 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     folder = args.output_dir
     trained = load_trained(folder)
-    rows = []
+    rows, answered = [], 0
     for path in args.pictures:
+        name = " ".join(str(path).split())
         try:
             picture = read_picture(path)
             image, probabilities, drawing = run_on_picture(picture, trained)
         except InputError as error:
-            print(f"{parser.prog}: {path}: {error}", file=sys.stderr)
+            print(f"{parser.prog}: {name}: {error}", file=sys.stderr)
             continue
-        rows.append((picture, image, drawing, answer_in_words(probabilities, trained.class_names)))
-        print(f"{path}: {rows[-1][-1]}", flush=True)
+        answered += 1
+        answer = answer_in_words(probabilities, trained.class_names)
+        print(f"{name}: {answer}", flush=True)
+        if len(rows) < ROWS:
+            picture.thumbnail((WORKING_SIZE, WORKING_SIZE))  # a photo takes up much memory
+            rows.append((picture, image, drawing, answer))
     if rows:
-        with matplotlib.style.context("default"):  # and not the user's
-            figure = draw_predictions(rows[:ROWS])
+        with picture_style(trained.class_names):
+            figure = draw_predictions(rows)
             with run_folder.writing(folder, trained.stamp):
                 save_figure(figure, folder / run_folder.PREDICTIONS)
-        print(f"Wrote {folder / run_folder.PREDICTIONS}")
-    if len(rows) < len(args.pictures):
+        which = f", the first {len(rows)} of {answered} pictures" if answered > len(rows) else ""
+        print(f"Wrote {folder / run_folder.PREDICTIONS}{which}")
+    if answered < len(args.pictures):
         sys.exit(1)
 
 

@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
     (images, labels), test_set, class_names = load_data(args.data)
     train_set = images[: args.limit], labels[: args.limit]
     terminal = bool(sys.stdout) and sys.stdout.isatty()
-    folder.mkdir(parents=True, exist_ok=True)
+    run_folder.make(folder)
     with locked(folder / ".lock", "train.py"):
         loss_weights = dict(zip(LOSS_WEIGHTS, args.loss_weights))
         model = new_model(args.seed, loss_weights, args.precision, preprocess(images[:1]).shape[1:], len(class_names))

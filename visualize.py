@@ -17,7 +17,6 @@ import subprocess
 
 import keras
 import matplotlib.image
-import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
@@ -27,6 +26,7 @@ from evaluate import ARTICLE_ACCURACY
 from support import cli, run_folder
 from support.backend import check_fit, run_network
 from support.files import atomic_write
+from support.fonts import picture_style
 
 COUNT = 3  # [A] shows as many pairs
 PAIR_HEIGHT = 224  # pixels, or a little less: a pixel of MNIST becomes 8x8 of them
@@ -131,8 +131,10 @@ def draw_sheet(images, labels, probabilities, reconstructions, class_names):
             axes.remove()
         for axes, index in zip(of_label, chosen):
             answer, picture = probabilities[index].argmax(), join(images[index], reconstructions[index], 2, axis=0)
-            color = "black" if answer == label else "tab:red"
-            show(axes, picture, short(class_names[answer]), probabilities[index].max(), fontsize=size, color=color)
+            said, color = short(class_names[answer]), "black"
+            if answer != label:
+                said, color = f"{said}, is {short(class_names[label])}", "tab:red"
+            show(axes, picture, said, probabilities[index].max(), fontsize=size, color=color)
             if axes in places[:, 0]:
                 middles = [height / 2, 3 * height / 2 + 2]
                 axes.set_yticks(middles, ["original", "reconstruction"], rotation=90, va="center")
@@ -234,6 +236,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = args.output_dir
     path = args.data or run_folder.data_of_run(folder)
     model, stamp = run_folder.load_network(folder)
+    run_folder.check_same_run(folder, stamp)
     history = run_folder.read_history(folder, stamp["epoch"], model.output_names)  # which may be an epoch ahead
     _, (images, labels), class_names = load_data(path)
     article = ARTICLE_ACCURACY if stamp["data_sha256"] == MNIST_SHA256 else None
@@ -245,7 +248,7 @@ def main(argv: list[str] | None = None) -> None:
 
     sheet = images, labels, probabilities, reconstructions, class_names
     diagram = draw_model(model)
-    with matplotlib.style.context("default"):  # and not the user's
+    with picture_style(class_names):
         figures = {
             "reconstructions.png": draw_sheet(*sheet),
             "training.png": draw_training(history, dict(zip(model.output_names, stamp["loss_weights"])), run, article),

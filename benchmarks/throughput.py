@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 if __name__ == "__main__":
     import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
-import matplotlib.style
 from matplotlib.figure import Figure
 
 from data import InputError, batches, epoch_order, load_data, make_targets, preprocess
@@ -35,6 +34,7 @@ from model import prepare_model
 from support import cli
 from support.backend import output_shapes
 from support.files import write_json
+from support.fonts import picture_style
 from support.run_folder import processor
 from train import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MOMENTUM, new_model, train
 from visualize import save_figure
@@ -275,7 +275,7 @@ def main(argv=None):
         summary = summarise_rounds(measured)  # after every round, so that a stopped run leaves the rounds it had
         record = {"machine": machine(), **summary, "rounds": measured}
         write_json(args.output_dir / "throughput.json", record)
-        with matplotlib.style.context("default"):  # and not the user's
+        with picture_style():
             draw(record, args.output_dir / "throughput.png")
     print("", *report(summary), f"Wrote throughput.json and throughput.png to {args.output_dir}.", sep="\n")
 

@@ -27,6 +27,7 @@ from evaluate import ARTICLE_ACCURACY
 from experiments.second_task import ALL_IMAGES, CALIBRATION, OUTPUT_DIR, RUNS, read_runs
 from support import cli
 from support.files import write_json
+from support.fonts import picture_style
 from train import BATCH_SIZE
 from visualize import save_figure
 
@@ -304,7 +305,8 @@ def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     parser.set_defaults(output_dir=OUTPUT_DIR)
     folder = parser.parse_args(argv).output_dir
-    written, made = answer(folder)
+    with picture_style():
+        written, made = answer(folder)
     for name, table in made.items():
         print(f"{name}:\n{table}\n")
     print(f"Wrote {', '.join(written)} to {folder}.")

@@ -24,7 +24,6 @@ if __name__ == "__main__":
     import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
 import keras
-import matplotlib.style
 from matplotlib.figure import Figure
 from one_run import choose_images
 from second_task import BOTH, new_run
@@ -34,6 +33,7 @@ from evaluate import ARTICLE_ACCURACY, compute_metrics
 from support import cli
 from support.backend import keras_settings, reseed, run_network
 from support.files import locked, write_json
+from support.fonts import picture_style
 from support.run_folder import environment, processor, read_history
 from train import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MOMENTUM, new_model
 from visualize import save_figure
@@ -192,7 +192,7 @@ def main(argv=None):
         last = epochs[epochs["steps"] == 37_500]["errors"].tolist()
         summary["stage 3"] = {"last": last, "epochs 11 to 20": late.tolist()}
         print(summary["stage 3"])
-        with matplotlib.style.context("default"):  # and not the user's
+        with picture_style():
             save_figure(draw_errors(epochs), folder / "errors.png")
     write_json(folder / "summary.json", summary)
 

@@ -1,6 +1,7 @@
 """Pictures of a user's own: read with Pillow, and prepared as MNIST's digits were, or scaled."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -18,6 +19,8 @@ def read_picture(path):
     Raises InputError when it is no picture, has several frames, or more than 90 megapixels.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+            raise InputError("not a file")
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = Image.open(path)
@@ -26,6 +29,8 @@ def read_picture(path):
         picture = ImageOps.exif_transpose(picture)
         if picture.mode[0] in "IF":  # 16 bits and more: its brightest point becomes white
             values = np.asarray(picture, np.float64)
+            if not np.isfinite(values).all():
+                raise InputError("holds points that are no numbers")
             picture = Image.fromarray((255 * values / max(values.max(), 1e-9)).clip(0, 255).astype(np.uint8))
         if picture.mode not in ("1", "L", "RGB", "CMYK", "YCbCr"):
             picture = picture.convert("RGBA")

@@ -42,6 +42,8 @@ def load_keras():
             said.seek(0)
             os.write(stderr, said.read())
             os.dup2(stderr, 2)
+            if isinstance(error, ModuleNotFoundError) and error.name in ("jax", "torch"):
+                install = f"KERAS_BACKEND asks for it, install {error.name}, for {sys.executable}"
             give_up(error, f": {install}" if isinstance(error, Exception) else "")
         finally:
             os.dup2(stderr, 2)

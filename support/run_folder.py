@@ -10,6 +10,7 @@ evaluate.py adds metrics.json, visualize.py the PICTURES, predict.py PREDICTIONS
 import contextlib
 import csv
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -21,6 +22,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 
@@ -175,7 +177,7 @@ def save_epoch(folder, model, settings, history):
 
 def read_stamp(path):
     """Return what a model.keras says of its epoch and run, and the checksum of its weights; {} if it says nothing."""
-    with contextlib.suppress(KeyError, OSError, RecursionError, ValueError, zipfile.BadZipFile):
+    with contextlib.suppress(Exception):  # a damaged file can fail in a dozen ways
         with zipfile.ZipFile(path) as file:
             stamp, weights = json.loads(file.comment), file.getinfo("model.weights.h5")
         match stamp:
@@ -204,6 +206,8 @@ def load_network(
             warnings.filterwarnings("ignore", message=NO_OPTIMIZER)
             model = keras.saving.load_model(path, compile=compiled, safe_mode=True)
         ours = len(model.inputs) == 1 and {"classification", "autoencoder"} <= {*getattr(model, "output_names", [])}
+    except MemoryError:
+        raise
     except Exception as error:  # a strange or damaged file can fail in a dozen ways
         raise InputError(f"{path}: not a readable Keras model ({error})") from None
     if not ours:
@@ -213,6 +217,13 @@ def load_network(
     for layer in model.layers:
         layer.dtype_policy = precision or layer.dtype_policy
     return model, stamp
+
+
+def check_same_run(folder, stamp):
+    """Raise InputError when a network, by what its stamp says, is not of the run in the folder."""
+    settings = read_settings(folder)
+    if any(stamp[name] != settings[name] for name in STAMP):
+        raise InputError(f"{folder / MODEL} is of another run than {SETTINGS} and {HISTORY}: {START_ANEW}")
 
 
 def restore(folder, model, settings):
@@ -239,9 +250,26 @@ def restore(folder, model, settings):
 def remove_results(folder):
     """Remove what evaluate.py, visualize.py and predict.py wrote, and nothing else."""
     for path in itertools.chain(*map(folder.glob, (METRICS, PREDICTIONS, *PICTURES))):
-        path.unlink()
+        if not path.is_dir():  # which is the user's
+            path.unlink()
     with contextlib.suppress(OSError):  # not there, or not empty
         (folder / PAIRS).parent.rmdir()
+
+
+def make(folder):
+    """Make a run's folder, if it is not there; raises InputError when something else has its name."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise InputError(f"{error.filename} is there and no folder: choose another --output-dir") from None
+
+
+def has_optimizer(path):
+    """Return whether a model.keras holds an optimizer, without which it cannot be trained further; or is not there."""
+    with contextlib.suppress(Exception):  # a damaged file can fail in a dozen ways, and is another matter
+        with zipfile.ZipFile(path) as file, h5py.File(io.BytesIO(file.read("model.weights.h5"))) as weights:
+            return "optimizer" in weights
+    return True
 
 
 def begin(folder, settings, overwrite=False):
@@ -250,7 +278,8 @@ def begin(folder, settings, overwrite=False):
     Raises InputError when the folder holds any file of a run, unless that is to be replaced.
     """
     if not overwrite and any((folder / name).exists() for name in RUN_FILES):
-        raise InputError(f"{folder} holds a run: go on with --resume, and more --epochs if it is done, {START_ANEW}")
+        go_on = "go on with --resume, and more --epochs if it is done, " if has_optimizer(folder / MODEL) else ""
+        raise InputError(f"{folder} holds a run: {go_on}{START_ANEW}")
     settings = {**settings, "starts": [{"after_epoch": 0, **environment()}]}
     with writing(folder):
         remove_results(folder)

@@ -5,8 +5,9 @@ import struct
 
 import keras
 import numpy as np
+import pytest
 
-from data import batches, epoch_order, preprocess
+from data import InputError, batches, check_images, epoch_order, load_data, preprocess
 from model import prepare_model
 from support.backend import keras_batches
 
@@ -72,3 +73,55 @@ def test_keras_is_fed_the_same_batches_without_autotuning(mnist):
         assert all(np.array_equal(*pair) for pair in zip(targets, expected))
     if keras.backend.backend() == "tensorflow":
         assert made.options().autotune.enabled is False
+
+
+LABELS = {  # as they are saved, and what is said of them
+    "-1 in uint64": (np.array([1, 2**64 - 1], np.uint64), "holds 18446744073709551615: number the classes from 0"),
+    "2**63": (np.array([1, 2**63], np.uint64), "holds 9223372036854775808: number the classes from 0"),
+    "a single number": (np.array(1), r"has the shape \(\): save one number for each of the 2 images"),
+    "none": (np.array([], np.int64), r"has the shape \(0,\): save one number"),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_are_checked_as_they_are_used(name, tmp_path):
+    labels, said = LABELS[name]
+    images = np.zeros((2, 28, 28), np.uint8)
+    np.savez(tmp_path / "data.npz", x_train=images, y_train=[0, 1], x_test=images, y_test=labels)
+    with pytest.raises(InputError, match=said):
+        load_data(tmp_path / "data.npz")
+
+
+@pytest.mark.parametrize("images", [np.zeros((0, 28, 28), np.uint8), np.array(5, np.uint8)], ids=["none", "a number"])
+def test_images_are_checked_before_their_labels(images, tmp_path):
+    some = np.zeros((2, 28, 28), np.uint8)
+    np.savez(tmp_path / "data.npz", x_train=some, y_train=[0, 1], x_test=images, y_test=np.array([], np.int64))
+    with pytest.raises(InputError, match=r"x_test has the shape .*: save at least one image"):
+        load_data(str(tmp_path / "data.npz"))
+
+
+@pytest.mark.parametrize("class_names", [[b"caf\xe9", b"b"], [{}, None]], ids=["bytes", "objects"])
+def test_class_names_that_are_no_texts_are_named(class_names, tmp_path):
+    images = np.zeros((2, 28, 28), np.uint8)
+    arrays = {"x_train": images, "y_train": [0, 1], "x_test": images, "y_test": [0, 1]}
+    np.savez(tmp_path / "data.npz", **arrays, class_names=np.array(class_names))
+    with pytest.raises(InputError, match="class_names is no array of texts"):
+        load_data(tmp_path / "data.npz")
+
+
+def test_class_names_keep_their_order_and_may_be_more_than_the_classes(tmp_path):
+    images, names = np.zeros((2, 28, 28), np.uint8), ["zebra", "ape", "cow"]
+    np.savez(tmp_path / "data.npz", x_train=images, y_train=[0, 1], x_test=images, y_test=[0, 1], class_names=names)
+    assert load_data(tmp_path / "data.npz")[2] == names
+
+
+def test_the_smallest_side_is_8():
+    check_images(np.zeros((1, 8, 12, 3), np.uint8), "x")
+    for side, scaled in ((4, "8"), (6, "8"), (9, "8 or 12")):
+        with pytest.raises(InputError, match=f"side of {side}, .*: scale it to {scaled}$"):
+            check_images(np.zeros((1, 8, side), np.uint8), "x")
+
+
+def test_preprocess_keeps_the_order_of_the_colours():
+    image = np.array([[[[255, 102, 0]]]], np.uint8)
+    assert preprocess(image)[0, 0, 0].tolist() == pytest.approx([0, 0.6, 1])

@@ -1,6 +1,7 @@
 """A picture of one's own: prepared as MNIST was, and whatever file it comes in."""
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from conftest import REFERENCE, ROOT, call, copy_run
 from PIL import Image, ImageDraw, ImageFilter
 
 from data import InputError
-from predict import answer_in_words, load_trained, run_on_picture
+from predict import ROWS, answer_in_words, draw_predictions, load_trained, run_on_picture
 from support.backend import run_network
 from support.pictures import prepare_digit, prepare_picture, read_picture
 from support.run_folder import load_network
@@ -189,13 +190,22 @@ def write_header(path):
     path.write_bytes(content)
 
 
+def write_a_gap(path):
+    """A TIFF of floats, as instruments make them, with a point that is no number."""
+    values = np.asarray(seven(), np.float32) / 255
+    values[3, 3] = np.nan
+    Image.fromarray(values).save(path)
+
+
 REFUSED = {
     "animated.gif": (write_frames, "has several frames"),
     "huge.png": (write_header, "too large|not a picture"),
     "notes.txt": (lambda path: path.write_text("seven"), "not a picture"),
     "cut.png": (lambda path: (seven().save(path), path.write_bytes(path.read_bytes()[:-300])), "not a picture"),
     "empty.png": (lambda path: path.touch(), "not a picture"),
-    "folder.png": (lambda path: path.mkdir(), "not a picture"),
+    "folder.png": (lambda path: path.mkdir(), "not a file"),
+    "gap.tiff": (write_a_gap, "points that are no numbers"),
+    "pipe.png": (os.mkfifo, "not a file"),
     "none.png": (lambda path: None, "no such file"),
     "page.png": (lambda path: Image.new("L", (300, 200), 250).save(path), "looks like an empty page"),
     "point.png": (lambda path: Image.new("L", (1, 1), 250).save(path), "looks like an empty page"),
@@ -252,3 +262,23 @@ def test_the_picture_of_the_readme():
     _, probabilities, drawing = run_on_picture(read_picture(ROOT / "docs" / "three.jpg"), trained)
     assert probabilities.argmax() == 3
     assert drawing.shape == (28, 28)
+
+
+def test_many_large_pictures_are_drawn_small_and_it_says_how_many(folder, tmp_path, monkeypatch):
+    """As many as fit, scaled down before they are kept. A name with a newline is one line."""
+    page = seven().convert("L").resize((1200, 900))
+    paths = [tmp_path / f"page\n{number}.png" for number in range(ROWS + 1)]
+    for path in paths:
+        page.save(path)
+    drawn = []
+
+    def draw_and_note(rows):
+        drawn.extend(picture.size for picture, *_ in rows)
+        return draw_predictions(rows[:1])
+
+    monkeypatch.setattr(sys.modules["predict"], "draw_predictions", draw_and_note)
+    lines = call("predict.py", *paths, "--output-dir", folder).splitlines()
+    assert len(lines) == ROWS + 2
+    assert lines[0].startswith(f"{tmp_path}/page 0.png: 7, ")
+    assert lines[-1].endswith(f"predictions.png, the first {ROWS} of {ROWS + 1} pictures")
+    assert drawn == ROWS * [(400, 300)]

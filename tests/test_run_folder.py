@@ -22,6 +22,7 @@ import keras
 import pytest
 from conftest import REFERENCE, ROOT, call, copy_run, files, run_script
 
+import evaluate
 from data import DATA, InputError
 from support.files import write_json
 from support.run_folder import RUN_FILES, RUN_FLAGS, begin, read_history, read_settings, save_epoch, settings_of
@@ -417,6 +418,66 @@ def test_a_changed_network_is_not_gone_on_with(one_epoch, small_data, tmp_path):
     assert "this run has another network" in done.stderr
     assert "model.py" in done.stderr
     assert files(run) == before
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "train.py"])
+def test_a_flipped_byte_in_the_archives_directory_is_damage(script, one_epoch, small_data, tmp_path):
+    """The version that is needed to unpack, say: zipfile's NotImplementedError."""
+    copy_run(one_epoch, tmp_path)
+    content = bytearray((tmp_path / "model.keras").read_bytes())
+    directory = content.rfind(b"PK\x01\x02")
+    content[directory + 6] ^= 0xFF
+    (tmp_path / "model.keras").write_bytes(content)
+    flags = ["--resume", "--epochs", 2] if script == "train.py" else []
+    with pytest.raises(InputError, match=r"model.keras: "):
+        call(script, *flags, "--output-dir", tmp_path)
+
+
+def test_what_was_measured_is_said_even_if_it_cannot_be_written(one_epoch, tmp_path, capsys, monkeypatch):
+    copy_run(one_epoch, tmp_path)
+
+    def no_space(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(sys.modules["evaluate"], "write_json", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        evaluate.main(["--output-dir", str(tmp_path)])
+    assert "Test accuracy" in capsys.readouterr().out
+
+
+def test_a_folder_with_the_name_of_a_result_costs_no_epoch(one_epoch, small_data, tmp_path):
+    copy_run(one_epoch, tmp_path)
+    for name in ("predictions.png", "reconstructions/07.png"):
+        (tmp_path / name).mkdir(parents=True)
+    call(*command(tmp_path, small_data, "--resume", epochs=2))
+    assert (tmp_path / "predictions.png").is_dir()
+    assert len(read_history(tmp_path)) == 2
+
+
+def test_a_run_that_cannot_be_resumed_is_not_advised_to(tmp_path):
+    copy_run(REFERENCE, tmp_path)
+    with pytest.raises(InputError, match=r"holds a run: replace it with --overwrite"):
+        call("train.py", "--output-dir", tmp_path)
+
+
+def test_a_link_to_nowhere_as_a_folder(small_data, tmp_path):
+    (tmp_path / "run").symlink_to(tmp_path / "nowhere" / "deep")
+    with pytest.raises(InputError, match=r"run is there and no folder"):
+        call(*command(tmp_path / "run", small_data))
+
+
+def test_a_network_of_another_run_is_not_drawn_with_this_ones_history(one_epoch, small_data, tmp_path):
+    other = tmp_path / "other"
+    call("train.py", "--output-dir", other, "--data", small_data, "--epochs", 1, "--limit", LIMIT, "--seed", 1)
+    copy_run(one_epoch, tmp_path)
+    shutil.copy(other / "model.keras", tmp_path)
+    with pytest.raises(InputError, match=r"model.keras is of another run than settings.json"):
+        call("visualize.py", "--output-dir", tmp_path)
+
+
+def test_a_finished_run_says_what_is_left(one_epoch):
+    said = call("train.py", "--resume", "--output-dir", one_epoch)
+    assert "Nothing is left to train; more --epochs train it further" in said
 
 
 def test_the_recorded_network_cannot_be_trained_further(small_data, tmp_path):

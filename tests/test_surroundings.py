@@ -64,6 +64,26 @@ def test_what_keras_json_sets_changes_no_number(name, value, mnist, trained_a_li
     assert (keras.config.floatx(), keras.config.dtype_policy()) == ("float32", before)
 
 
+@pytest.mark.parametrize("name", ["max_epochs", "max_steps_per_epoch"])
+def test_keras_variables_that_shorten_a_training_change_no_number(name, mnist):
+    """KERAS_MAX_EPOCHS and KERAS_MAX_STEPS_PER_EPOCH set these. Two epochs of two steps, and 502 answers."""
+    images, labels = mnist[0]
+    few, test_set = (images[:16], labels[:16]), (images[:502], labels[:502])
+    ends, measured = [], []
+    for limit in (None, 1):
+        getattr(keras.config, f"set_{name}")(limit)
+        model = new_model()
+        rows = list(train(model, few, test_set, epochs=2, batch_size=8))
+        ends.append(np.concatenate([array.ravel() for array in model.get_weights()]))
+        measured.append(
+            [len(rows), model.optimizer.iterations.numpy(), len(run_network(model, images[:502])["classification"])]
+        )
+        assert getattr(keras.config, name)() == limit
+        getattr(keras.config, f"set_{name}")(None)
+    assert measured == [[2, 4, 502], [2, 4, 502]]
+    assert np.array_equal(*ends)
+
+
 @pytest.mark.slow
 def test_keras_json_changes_nothing_for_the_scripts(trained, small_data, tmp_path):
     """The same weights, to the bit."""
@@ -175,6 +195,19 @@ def test_a_missing_package_ends_in_one_line(package, tmp_path):
     assert re.fullmatch(
         rf"visualize.py: No module named '{package}': install what requirements.txt names, .*\n", done.stderr
     )
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_missing_backend_is_named(backend, tmp_path):
+    (tmp_path / f"{backend}.py").write_text(
+        f"raise ModuleNotFoundError(\"No module named '{backend}'\", name={backend!r})\n"
+    )
+    done = run_script("evaluate.py", "--help", PYTHONPATH=str(tmp_path), KERAS_BACKEND=backend)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(
+        f"evaluate.py: No module named '{backend}': KERAS_BACKEND asks for it"
+    )
+    assert "requirements.txt" not in done.stderr
 
 
 def test_an_older_keras_is_refused(tmp_path):

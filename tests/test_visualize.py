@@ -1,10 +1,17 @@
 """What the pictures show, read off the figures before they become pixels."""
 
+import io
+
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib import font_manager
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from support import fonts
+from support.fonts import fonts_for, picture_style
 from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, draw_training, short, show, to_images
 
 DIGITS = list("0123456789")
@@ -94,8 +101,32 @@ def test_sheet_shows_each_digit_above_its_reconstruction_under_its_answer(mnist)
         picture = axes.images[0].get_array()
         assert np.array_equal(picture[:28], images[index])
         assert np.array_equal(picture[-28:], 255 - images[index])
-        assert axes.get_title() == f"{label + (label == 4)}\n80.0 %"
+        assert axes.get_title() == ("5, is 4" if label == 4 else f"{label}") + "\n80.0 %"
         assert same_color(axes.title.get_color(), "tab:red" if label == 4 else "black")
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["original", "reconstruction"]
     assert "every class" in figure.get_suptitle()
     assert "red: wrong" in figure.get_suptitle()
+
+
+def test_class_names_are_no_mathematics_and_their_letters_are_found(capsys, recwarn):
+    """US$ and CA$ stay as they are; what no font here has is said in one line, and in no other."""
+    names = ["US$", "CA$", "\u0e01\U0001f9ff"]  # a Thai letter and an amulet
+    with picture_style(names):
+        figure = draw_confusion_matrix(np.array([0, 1, 2]), np.array([1, 0, 2]), names)
+        figure.savefig(io.BytesIO())
+        assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == names
+        assert not any(text.get_parse_math() for text in figure.findobj(Text))
+    said = capsys.readouterr().out
+    missing = fonts_for(names)[1]
+    assert said.count("\n") == bool(missing)
+    assert missing in said
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    assert matplotlib.rcParams["text.parse_math"]
+
+
+def test_a_font_that_has_the_letters_comes_after_matplotlibs_own(monkeypatch):
+    installed = next(font for font in font_manager.fontManager.ttflist if font.name == "STIXGeneral")
+    monkeypatch.setattr(fonts, "WIDE_FONTS", [installed.name])
+    assert fonts_for(["cat"]) == (["DejaVu Sans"], "")
+    only_there = min(fonts.letters_of(installed.name) - fonts.letters_of("DejaVu Sans"))
+    assert fonts_for([chr(only_there)]) == (["DejaVu Sans", installed.name], "")
