@@ -89,10 +89,10 @@ def keras_plain():
     return train_on, model.get_weights
 
 
-def pytorch(autocast=False, compiled=False):
-    """(d), (e), (f): the same network, losses, optimizer and batches in PyTorch, channels last, eager or compiled.
+def pytorch_network():
+    """Return the same network in PyTorch, channels last: its encoder, classifier, which gives logits, and decoder.
 
-    The sizes stand here again: nothing of this process is Keras but the batches.
+    The sizes stand here again: nothing of (d), (e) and (f) is Keras but the batches.
     """
     import torch
     from torch import nn
@@ -109,7 +109,16 @@ def pytorch(autocast=False, compiled=False):
     )
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(7 * 7 * 64, 1024), nn.ReLU(), nn.Linear(1024, 10))
     decoder = nn.Sequential(upsample, *block(64, upsample), conv(64, 1))
-    network = nn.ModuleList([encoder, classifier, decoder]).to(memory_format=torch.channels_last)
+    return nn.ModuleList([encoder, classifier, decoder]).to(memory_format=torch.channels_last)
+
+
+def pytorch(network=None, autocast=False, compiled=False):
+    """(d), (e), (f): the same losses, optimizer and batches in PyTorch, eager or compiled."""
+    import torch
+    from torch import nn
+
+    network = network or pytorch_network()
+    encoder, classifier, decoder = network
     optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, nesterov=True)
     if compiled:
         encoder, classifier, decoder = map(torch.compile, (encoder, classifier, decoder))

@@ -88,7 +88,7 @@ def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     parser.set_defaults(output_dir=cli.OUTPUT_DIR if (cli.OUTPUT_DIR / MODEL).exists() else RECORDED)
     parser.add_argument("--port", type=cli.number(int, 1, 65535), default=7860, help="default: 7860")
-    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, for this machine alone")
+    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s, for this machine alone")
     args = parser.parse_args(argv)
     networks = [load_trained(folder) for folder in [args.output_dir] + [FIRST] * (FIRST / MODEL).exists()]
     images = load_data(data_of_run(args.output_dir))[1][0].take(EXAMPLES, axis=0, mode="wrap")

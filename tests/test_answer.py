@@ -122,7 +122,12 @@ def test_a_small_difference_keeps_its_sign():
     assert [signed(number, 0) for number in (-0.25, 7.6, -32.9, 0, 0.04)] == ["-0.2", "+8", "-33", "+0", "+0.04"]
 
 
-def test_charts_show_means_and_paired_differences(recorded):
+def first_of(arm):
+    """The errors of part A's five seeds after the first epoch."""
+    return pairs_of(arm, ALONE if arm == BOTH else BOTH, part="A", steps=1875)[0]
+
+
+def test_charts_show_means_and_paired_differences(recorded, mnist):
     figure = answer.draw_arms(*recorded, "B", "1,000 images", "errors", "classification_loss")
     upper, _, lower, _ = figure.axes
     values = [pairs_of(arm, ALONE, part="B") for arm in (BOTH, "0.9 1", LARGE)]
@@ -132,7 +137,14 @@ def test_charts_show_means_and_paired_differences(recorded):
     assert [tick.get_text() for tick in upper.get_xticklabels()] == [ALONE, BOTH, "0.9 1", LARGE]
     assert [text.get_text() for text in upper.texts] == [" seed 4"]
 
+    half = stats.t.ppf(0.975, 15) * np.std(values[0][1], ddof=1) / 4
+    ends = upper.containers[0][2][0].get_segments()[0][:, 1]
+    assert ends == pytest.approx([means[0][0] - half, means[0][0] + half])
+
     left, right = answer.draw_errors(*recorded).axes
+    band = left.collections[0].get_paths()[0].vertices
+    at_first = band[np.isclose(band[:, 0], 1), 1]
+    assert (at_first.min(), at_first.max()) == pytest.approx((first_of(BOTH).min(), first_of(BOTH).max()))
     first = pairs_of(BOTH, ALONE, part="A", steps=1875)
     lines = {line.get_label(): line.get_ydata()[0] for line in left.lines}
     assert lines == {"both tasks": first[0].mean(), "the classifier alone": first[1].mean()}
@@ -141,3 +153,5 @@ def test_charts_show_means_and_paired_differences(recorded):
     (axes,) = answer.draw_speed(*recorded).axes
     begin, end = (pairs_of("0.5 0.5", BOTH, "autoencoder_loss", part="C", steps=steps)[0] for steps in (0, 1875))
     assert axes.lines[1].get_ydata()[-1] == pytest.approx(100 * (end / begin).mean())
+    grey = ((mnist[1][0] / 255 - (mnist[1][0] / 255).mean()) ** 2).mean()
+    assert axes.lines[2].get_ydata()[0] == pytest.approx(100 * grey / begin.mean())

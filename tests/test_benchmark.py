@@ -1,18 +1,25 @@
 """What the two timing programs count and train; how long it takes is their own business."""
 
 import os
+import time
 
 import numpy as np
 import pytest
+from conftest import dropouts
 
-from benchmarks import step_time
+from benchmarks import gpu, step_time
 from benchmarks.throughput import (
     CONTESTANTS,
     PREPARE,
+    WARM_UP,
+    pytorch,
+    pytorch_network,
     report,
     summarise_rounds,
     time_contestant,
 )
+from data import batches, epoch_order
+from support.backend import output_shapes
 from train import new_model
 
 
@@ -75,3 +82,69 @@ def test_steps_are_timed_with_and_without_the_decoder():
     assert {name: len(one) for name, one in times.items()} == {"with_decoder": 1, "without_decoder": 1}
     assert all(0 < one[0] < 60_000 for one in times.values())
     assert found["ratio"]["median"] == times["with_decoder"][0] / times["without_decoder"][0]
+
+
+def test_the_ratio_of_a_step_is_with_to_without():
+    found = step_time.ratio({"with_decoder": [12, 11, 30], "without_decoder": [10, 10, 20]})
+    assert found == {"median": 1.2, "least": 1.1, "greatest": 1.5}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not tell the peak memory this way")
+def test_the_warm_up_is_not_timed(monkeypatch):
+    """Of a contestant that needs a second for what comes first, and hardly any time for the rest."""
+    counts = []
+
+    def train_on(count):
+        time.sleep(0 if counts else 1)
+        counts.append(count)
+
+    monkeypatch.setitem(PREPARE, "c", lambda: (train_on, None))
+    assert time_contestant("c", 640)["images_per_second"] > 2 * 640
+    assert counts == [WARM_UP, 640]
+
+
+def test_pytorch_trains_as_the_article(mnist):
+    """Two steps on the weights of a Keras network give what Keras makes of them: losses, weights, Nesterov."""
+    torch = pytest.importorskip("torch")
+    network = pytorch_network().eval()  # without Dropout
+    train_on, _ = pytorch(network)
+    model = new_model()
+    for layer in dropouts(model):
+        layer.rate = 0.0
+    copy_weights(model, network, torch)
+    train_on(64)
+    (images, labels), _ = mnist
+    order = epoch_order(64, 0, 0)
+    for x, targets in batches(images[:64], labels[:64], 32, order, output_shapes(model)):
+        model.train_on_batch(x, targets)
+    with torch.inference_mode():
+        expected = model.get_layer("dense").get_weights()[1]
+        assert np.allclose(network[1][1].bias.numpy(), expected, atol=1e-6)
+        assert np.abs(expected).max() > 1e-4
+        decoder = model.get_layer("autoencoder").get_weights()[0]
+        found = network[2][-1].weight.numpy().transpose(2, 3, 1, 0)
+        assert np.allclose(found, decoder, atol=1e-6)
+
+
+def copy_weights(model, network, torch):
+    """Give PyTorch's network the weights of Keras'; the dense layer's inputs are in another order there."""
+    names = [f"conv{number}" for number in range(1, 7)], ["dense", "classification"], ["decoder", "autoencoder"]
+    kinds = (torch.nn.Conv2d, torch.nn.Linear)
+    for part, part_names in zip(network, names):
+        for name, layer in zip(part_names, (layer for layer in part if isinstance(layer, kinds)), strict=True):
+            kernel, bias = model.get_layer(name).get_weights()
+            if name == "dense":
+                kernel = kernel.reshape(7, 7, 64, -1).transpose(2, 0, 1, 3).reshape(3136, -1)
+            kernel = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
+            with torch.no_grad():
+                layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)))
+                layer.bias.copy_(torch.from_numpy(bias))
+
+
+@pytest.mark.slow
+def test_the_gpu_program_runs_anywhere(tmp_path, capsys):
+    gpu.main(["--limit", "32", "--epochs", "2", "--output-dir", str(tmp_path)])
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0].split(": ")[1] for line in said[:4]] == ["parity", "training", "parity", "training"]
+    assert "epoch 2, " in said[1]
+    assert "images/s" in said[1]

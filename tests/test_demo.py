@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 from conftest import REFERENCE, ROOT, copy_run, run_script, succeed
@@ -36,6 +37,31 @@ def test_answers_of_both_tasks(reader):
         assert list(probabilities) == [*"0123456789"]
         assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
         assert np.abs(drawing.astype(float) - seen).mean() < 20
+
+
+def test_two_networks_keep_their_order(reader):
+    """The other one answers 1 always."""
+    other = reader._replace(model=keras.models.clone_model(reader.model))
+    weights = other.model.get_layer("classification").get_weights()
+    other.model.get_layer("classification").set_weights([weights[0] * 0, np.eye(10)[1] * 50])
+    page = draw(3, np.random.default_rng(0))
+    for networks, expected in (([reader, other], ["3", "1"]), ([other, reader], ["1", "3"])):
+        answers = demo.answer(page, networks)[1::2]
+        assert [max(one, key=one.get) for one in answers] == expected
+
+
+def test_the_page_reads_what_is_drawn_and_not_what_is_behind_it(reader):
+    page = demo.build([reader], np.zeros((3, 28, 28), np.uint8))
+    empty, drawn = Image.new("L", (300, 300), 255), draw(3, np.random.default_rng(0))
+    on_change = next(one.fn for one in page.fns.values() if one.targets and one.targets[0][1] == "change")
+    _, probabilities, _ = on_change({"background": empty, "layers": [], "composite": drawn})
+    assert max(probabilities, key=probabilities.get) == "3"
+
+
+def test_the_page_is_for_this_machine_alone(capsys):
+    with pytest.raises(SystemExit):
+        demo.main(["--help"])
+    assert "default: 127.0.0.1, for this machine alone" in " ".join(capsys.readouterr().out.split())
 
 
 def test_nothing_to_read_is_said(reader, tmp_path):

@@ -2,18 +2,24 @@
 
 import json
 import re
+import sys
 
 import keras
 import matplotlib.image
 import numpy as np
 import pytest
 from conftest import call, copy_run, metrics, tiles
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from data import InputError, load_data
+from predict import load_trained, run_on_picture
 from support.backend import run_network
+from support.pictures import prepare_picture, read_picture
 from support.run_folder import load_network
-from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, save_figure
+from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, draw_training, save_figure, to_images
+
+COLUMNS = ("classification_loss", "autoencoder_loss", "classification_accuracy")
 
 
 def digits():
@@ -141,3 +147,105 @@ def test_a_network_that_does_not_fit_its_targets_is_refused_before_it_begins(sma
     with pytest.raises(InputError, match=r"the network's outputs are .*\(28, 28, 2\).* and their targets in data.py"):
         call("train.py", "--output-dir", tmp_path, "--data", small_data)
     assert not (tmp_path / "settings.json").exists()
+
+
+@pytest.fixture(scope="module")
+def crops_run(tmp_path_factory):
+    """The folder of a run on few crops in colour, hardly trained, whose two classes have names."""
+    folder = tmp_path_factory.mktemp("crops")
+    arrays = crops()
+    np.savez(folder / "data.npz", **arrays)
+    flags = "--epochs", 1, "--limit", 8, "--batch-size", 8
+    call("train.py", "--output-dir", folder, "--data", folder / "data.npz", *flags)
+    return folder
+
+
+def figures_of(script, *arguments, monkeypatch):
+    """The figures that a script writes, by name."""
+    figures, save = {}, sys.modules[script].save_figure
+
+    def keep(figure, path):
+        figures[path.name] = figure
+        save(figure, path)
+
+    monkeypatch.setattr(sys.modules[script], "save_figure", keep)
+    call(f"{script}.py", *arguments)
+    return figures
+
+
+def test_what_the_pictures_of_a_run_show(crops_run, monkeypatch):
+    """Its own classes by their names, each image above, or beside, the drawing that the network makes of it."""
+    figures = figures_of("visualize", "--output-dir", crops_run, monkeypatch=monkeypatch)
+    _, (images, labels), names = load_data(crops_run / "data.npz")
+    outputs = run_network(load_network(crops_run)[0], images)
+    drawings, answers = to_images(outputs["autoencoder"]), outputs["classification"].argmax(axis=1)
+    assert names == ["temple", "flower"]
+    ticks = figures["confusion_matrix.png"].axes[0].get_xticklabels()
+    assert [tick.get_text() for tick in ticks] == names
+
+    def index_of(image):
+        (found,) = np.flatnonzero((images == image).all(axis=(1, 2, 3)))
+        return found
+
+    shown = []
+    for axes in figures["reconstructions.png"].axes:
+        picture = axes.images[0].get_array()
+        index = index_of(picture[:32])
+        assert np.array_equal(picture[-32:], drawings[index])
+        right, said = names[labels[index]], names[answers[index]]
+        assert axes.get_title().startswith(f"{said}\n" if said == right else f"{said}, is {right}\n")
+        shown.append((index, labels[index]))
+    assert len({*shown}) == len(shown) == 20  # no image twice
+    assert sorted(label for _, label in shown) == 10 * [0] + 10 * [1]
+    wrong = np.flatnonzero(answers != labels)
+    assert len(figures["mistakes.png"].axes) == min(len(wrong), 24) > 0
+    for axes in figures["mistakes.png"].axes:
+        picture = axes.images[0].get_array()
+        index = index_of(picture[:, :32])
+        assert np.array_equal(picture[:, -32:], drawings[index])
+        assert axes.get_title().startswith(f"{names[labels[index]]}, taken for {names[answers[index]]}\n")
+
+
+def test_a_picture_for_a_network_of_other_images(crops_run, tmp_path, monkeypatch, capsys):
+    """It is scaled and keeps its colours; the figure shows it, what the network gets, and what it draws of that."""
+    trained = load_trained(crops_run)
+    page = Image.fromarray(tiles(20)[1][3]).resize((96, 64), Image.Resampling.NEAREST)
+    page.save(tmp_path / "flower.png")
+    (tmp_path / "text.png").write_text("no picture")
+    expected = np.asarray(page.resize((32, 32), Image.Resampling.LANCZOS))
+    image, probabilities, drawing = run_on_picture(read_picture(tmp_path / "flower.png"), trained)
+    assert np.array_equal(image, expected)
+    outputs = run_network(trained.model, expected[np.newaxis])
+    assert np.allclose(probabilities, outputs["classification"][0])
+    assert np.array_equal(drawing, to_images(outputs["autoencoder"])[0])
+
+    figures = {}
+    monkeypatch.setattr(sys.modules["predict"], "save_figure", lambda figure, path: figures.update({path.name: figure}))
+    with pytest.raises(SystemExit) as stop:
+        call("predict.py", tmp_path / "flower.png", tmp_path / "text.png", "--output-dir", crops_run)
+    assert stop.value.code == 1
+    assert "text.png: not a picture" in capsys.readouterr().err
+    shown = [axes.images[0].get_array() for axes in figures["predictions.png"].axes]
+    assert [np.array_equal(*pair) for pair in zip(shown, (np.asarray(page), image, drawing))] == [True, True, True]
+    name = ["temple", "flower"][probabilities.argmax()]
+    assert figures["predictions.png"].axes[1].get_title().startswith(f"{name}, ")
+
+
+def test_width_and_height_are_not_exchanged():
+    wide = Image.fromarray(np.arange(2 * 3, dtype=np.uint8).reshape(2, 3) * 40)
+    scaled = prepare_picture(wide, (8, 12, 1))
+    assert scaled.shape == (8, 12)
+    assert scaled[0, -1] < scaled[-1, 0]  # 80 at the upper right, 120 at the lower left
+
+
+def test_drawings_keep_the_order_of_their_colours():
+    assert to_images(np.array([[[[0.0, 0.4, 1.0]]]]))[0, 0, 0].tolist() == [255, 153, 0]
+
+
+def test_a_third_outputs_curve_is_its_own():
+    row = {f"{prefix}{name}": value for prefix, value in (("", 0.5), ("val_", 0.25)) for name in COLUMNS}
+    row |= {"loss": 9, "val_loss": 8, "even_loss": 0.7, "val_even_loss": 0.6}
+    weights = {"classification": 0.9, "autoencoder": 0.1, "even": 2}
+    figure = draw_training([{"epoch": epoch, **row} for epoch in (1, 2)], weights, "A run")
+    axes = next(axes for axes in figure.axes if "Loss of even, weight 2" in axes.get_title())
+    assert [list(line.get_ydata()) for line in axes.lines] == [[0.7, 0.7], [0.6, 0.6]]

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from data import InputError
 from predict import ROWS, answer_in_words, draw_predictions, load_trained, run_on_picture
 from support.backend import run_network
-from support.pictures import prepare_digit, prepare_picture, read_picture
+from support.pictures import find_ink, prepare_digit, prepare_picture, read_picture
 from support.run_folder import load_network
 
 
@@ -282,3 +282,23 @@ def test_many_large_pictures_are_drawn_small_and_it_says_how_many(folder, tmp_pa
     assert lines[0].startswith(f"{tmp_path}/page 0.png: 7, ")
     assert lines[-1].endswith(f"predictions.png, the first {ROWS} of {ROWS + 1} pictures")
     assert drawn == ROWS * [(400, 300)]
+
+
+def test_the_brightest_point_of_16_bits_is_white(tmp_path):
+    """As of a camera with 12 bits: 4,000 is as bright as it gets."""
+    values = np.linspace(0, 4000, 64).reshape(8, 8)
+    Image.fromarray(values.astype(np.uint16)).save(tmp_path / "deep.png")
+    found = np.asarray(read_picture(tmp_path / "deep.png"))
+    assert (found.min(), found.max()) == (0, 255)
+    assert np.abs(found - 255 * values / 4000).max() < 1.1  # cut to whole numbers twice
+
+
+def test_ink_at_the_edge_is_not_taken_for_paper():
+    """A page in uneven light, with a black bar at a third of its left edge: paper elsewhere is free of ink."""
+    page = np.tile(np.linspace(150, 230, 120), (120, 1))
+    page[:, 50:60] = 20
+    page[:40, :8] = 0
+    ink = find_ink(page)
+    assert (ink[20:100, 54] == 1).all()
+    assert ink[60:, 20:45].max() < 0.02
+    assert ink[:, 70:].max() < 0.02

@@ -24,9 +24,20 @@ from conftest import REFERENCE, ROOT, call, copy_run, files, run_script
 
 import evaluate
 from data import DATA, InputError
-from support.files import write_json
-from support.run_folder import RUN_FILES, RUN_FLAGS, begin, read_history, read_settings, save_epoch, settings_of
-from train import new_model
+from support import run_folder
+from support.files import locked, write_json
+from support.run_folder import (
+    RUN_FILES,
+    RUN_FLAGS,
+    begin,
+    load_network,
+    read_history,
+    read_settings,
+    save_epoch,
+    settings_of,
+    writing,
+)
+from train import new_model, parse_args
 
 EPOCHS, LIMIT = 3, 64
 
@@ -238,7 +249,14 @@ def test_two_trainings_never_share_a_folder(uninterrupted, small_data, tmp_path)
     is_the_same_run(tmp_path, uninterrupted)
 
 
-RESULTS = ("metrics.json", "training.png", "reconstructions.png", "reconstructions/00.png", "confusion_matrix.png")
+RESULTS = (
+    "metrics.json",
+    "predictions.png",
+    "training.png",
+    "reconstructions.png",
+    "reconstructions/00.png",
+    "confusion_matrix.png",
+)
 STRANGERS = ("notes.txt", "reconstructions/mine.png", "my_metrics.json")
 
 
@@ -249,6 +267,7 @@ def drawn_once(one_epoch, tmp_path_factory):
     shutil.copytree(one_epoch, folder, dirs_exist_ok=True)
     call("evaluate.py", "--output-dir", folder)
     call("visualize.py", "--output-dir", folder)
+    shutil.copy(folder / "training.png", folder / "predictions.png")
     for name in STRANGERS:
         (folder / name).write_text("mine")
     return folder
@@ -316,7 +335,12 @@ def test_a_run_can_be_looked_at_while_it_trains(small_data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("script", "moment"), [("evaluate", "while the network is read"), ("visualize", "while it is measured")]
+    ("script", "moment"),
+    [
+        ("evaluate", "while the network is read"),
+        ("visualize", "while it is measured"),
+        ("predict", "while it is measured"),
+    ],
 )
 def test_no_result_beside_a_network_that_it_does_not_belong_to(
     script, moment, one_epoch, uninterrupted, tmp_path, monkeypatch
@@ -334,10 +358,11 @@ def test_no_result_beside_a_network_that_it_does_not_belong_to(
         return original(*arguments, **more) if "read" in moment else returned
 
     monkeypatch.setattr(place, name, epoch_ends)
+    pictures = [ROOT / "docs" / "three.jpg"] if script == "predict" else []
     with pytest.raises(InputError, match=r"an epoch has ended in .* meanwhile"):
-        call(f"{script}.py", "--output-dir", tmp_path)
+        call(f"{script}.py", "--output-dir", tmp_path, *pictures)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".writing", *sorted(RUN_FILES)]
-    call(f"{script}.py", "--output-dir", tmp_path)
+    call(f"{script}.py", "--output-dir", tmp_path, *pictures)
 
 
 def test_writers_do_not_stand_in_each_others_way(tmp_path):
@@ -473,6 +498,74 @@ def test_a_network_of_another_run_is_not_drawn_with_this_ones_history(one_epoch,
     shutil.copy(other / "model.keras", tmp_path)
     with pytest.raises(InputError, match=r"model.keras is of another run than settings.json"):
         call("visualize.py", "--output-dir", tmp_path)
+
+
+def test_other_weights_are_another_network(one_epoch, tmp_path):
+    """Of the same run and epoch: what was measured of the one is not written beside the other."""
+    copy_run(one_epoch, tmp_path)
+    model, stamp = load_network(tmp_path, compiled=True)
+    model.set_weights([2 * array for array in model.get_weights()])
+    save_epoch(tmp_path, model, read_settings(tmp_path), read_history(tmp_path))
+    with pytest.raises(InputError, match="an epoch has ended"), writing(tmp_path, stamp):
+        pass
+    with writing(tmp_path, load_network(tmp_path)[1]):
+        pass
+
+
+def test_the_network_comes_last(drawn, monkeypatch):
+    """When it gets its name, the history has its epoch already, and no result of the old one is left."""
+    model, _ = load_network(drawn, compiled=True)
+    settings, history = read_settings(drawn), read_history(drawn)
+    replace, seen = os.replace, []
+
+    def look_and_replace(old, new):
+        if Path(new).name == "model.keras":
+            seen.append((len(read_history(drawn)), any((drawn / name).exists() for name in RESULTS)))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", look_and_replace)
+    save_epoch(drawn, model, settings, [*history, {**history[0], "epoch": 2}])
+    assert seen == [(2, False)]
+
+
+def test_a_lock_is_held_by_one(tmp_path):
+    with locked(tmp_path / ".lock", "train.py"):
+        for _ in range(2):
+            with pytest.raises(InputError, match=r"another train.py"), locked(tmp_path / ".lock", "train.py"):
+                pass
+    with locked(tmp_path / ".lock", "train.py"):
+        pass
+
+
+def test_a_training_holds_its_lock_to_the_end(small_data, tmp_path, monkeypatch):
+    """When an epoch is saved, the last thing that a training does, another one is refused."""
+    refused = []
+
+    def save_and_try(folder, *arguments):
+        try:
+            with locked(folder / ".lock", "train.py"):
+                refused.append(False)
+        except InputError:
+            refused.append(True)
+        save_epoch(folder, *arguments)
+
+    monkeypatch.setattr(run_folder, "save_epoch", save_and_try)
+    call("train.py", "--output-dir", tmp_path, "--data", small_data, "--epochs", 2, "--limit", 8)
+    assert refused == [True, True]
+    with locked(tmp_path / ".lock", "train.py"), pytest.raises(InputError, match=r"another train.py is at work"):
+        call("train.py", "--output-dir", tmp_path, "--resume", "--epochs", 3)
+
+
+def test_what_resume_leaves_open_is_as_it_was(one_epoch, tmp_path):
+    copy_run(one_epoch, tmp_path)
+    path = tmp_path / "settings.json"
+    changed = {"epochs": 7, "batch_size": 24, "seed": 5, "limit": 9, "loss_weights": [0.3, 0.7]}
+    changed |= {"precision": "mixed_bfloat16"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    found = vars(parse_args(["--resume", "--output-dir", str(tmp_path)]))
+    assert {name: found[name] for name in changed} == changed
+    found = vars(parse_args(["--resume", "--output-dir", str(tmp_path), "--epochs", "8"]))
+    assert (found["epochs"], found["batch_size"]) == (8, 24)
 
 
 def test_a_finished_run_says_what_is_left(one_epoch):

@@ -173,11 +173,11 @@ assert "support.quiet" not in sys.modules
 
 def test_the_command_line_reaches_the_training(small_data, tmp_path):
     """What train.py makes of its flags is what the functions make of the same values, bit for bit."""
-    flags = "--epochs 1 --seed 3 --batch-size 24 --limit 48 --loss-weights 0.4 0.6".split()
+    flags = "--epochs 1 --seed 3 --batch-size 6 --limit 12 --loss-weights 0.4 0.6 --precision mixed_bfloat16".split()
     call("train.py", *flags, "--output-dir", tmp_path, "--data", small_data)
     (images, labels), test_set, _ = load_data(small_data)
-    model = new_model(seed=3, loss_weights={"classification": 0.4, "autoencoder": 0.6})
-    (row,) = train(model, (images[:48], labels[:48]), test_set, epochs=1, batch_size=24, seed=3)
+    model = new_model(3, {"classification": 0.4, "autoencoder": 0.6}, "mixed_bfloat16")
+    (row,) = train(model, (images[:12], labels[:12]), test_set, epochs=1, batch_size=6, seed=3)
     for one, other in zip(load_network(tmp_path)[0].get_weights(), model.get_weights()):
         assert np.array_equal(one, other)
     recorded = read_history(tmp_path)[0]
@@ -203,6 +203,7 @@ def test_other_data_only_by_name_and_then_it_is_said(trained, small_data, tmp_pa
     assert "epoch 2, on 80 test images" in own
     assert "Not its own data" not in own
     named = call("evaluate.py", "--output-dir", tmp_path, "--data", tmp_path / "other.npz")
+    assert f"visualize.py --output-dir {tmp_path} --data {tmp_path / 'other.npz'}\n" in named
     assert "epoch 2, on 50 test images" in named
     assert "\nNot its own data: this network was trained on others\n" in named
     assert metrics(tmp_path)["data"] == str(tmp_path / "other.npz")

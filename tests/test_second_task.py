@@ -1,5 +1,6 @@
 """The study of the second task: its plan, its runs, its records, and that nothing that happens changes a result."""
 
+import json
 import os
 import re
 import resource
@@ -17,7 +18,17 @@ from scipy.special import log_softmax, softmax
 
 from data import InputError, batches, epoch_order, make_targets, preprocess
 from evaluate import evaluate
-from experiments.one_run import calibrate, calibration_error, choose_images, do, new_network, train_and_measure
+from experiments import second_task
+from experiments.one_run import (
+    BINS,
+    calibrate,
+    calibration_error,
+    choose_images,
+    do,
+    measure,
+    new_network,
+    train_and_measure,
+)
 from experiments.second_task import (
     COLUMNS,
     SETTINGS,
@@ -30,7 +41,7 @@ from experiments.second_task import (
     write_runs,
 )
 from model import prepare_model
-from support.backend import output_shapes, reseed
+from support.backend import output_shapes, reseed, run_network
 from support.run_folder import read_history
 from train import new_model, train
 
@@ -195,6 +206,46 @@ def test_a_row_says_what_it_is_of():
     other = do({**in_miniature(of_part("E")[0])[0], "filters": 4}, threads=2)[0]
     assert {len(one[name]) for one in (row, other) for name in ("network_sha256", "weights_sha256")} == {64}
     assert row["network_sha256"] != other["network_sha256"]
+
+
+def test_only_the_last_row_has_the_weights():
+    run = {**in_miniature(of_part("C2")[0])[0], "filters": 4, "steps": 2, "measured_at": [1, 2]}
+    first, last = do(run, threads=1)
+    assert (first["steps"], first["weights_sha256"]) == (1, "")
+    assert (last["steps"], len(last["weights_sha256"])) == (2, 64)
+
+
+def test_temperatures_are_fitted_on_the_images_held_out(mnist):
+    """Not on the test images: there it is another temperature, and only there it is the best one."""
+    (images, labels), test_set = mnist
+    network = new_network(new_run("E", (0.9, 0), 1, 100, 1, filters=4))
+    few, held = [part[:60] for part in test_set], (images[:60], (labels[:60] + 1) % 10)
+    found = measure(network, few, held)
+    logits = [np.log(run_network(network, one)["classification"]) for one in (few[0], held[0])]
+    assert found["temperature"] == pytest.approx(calibrate(logits[0], few[1], logits[1], held[1])["temperature"])
+    assert found["temperature"] != pytest.approx(calibrate(logits[0], few[1], logits[0], few[1])["temperature"])
+
+
+def test_bins_and_the_order_of_images_without_labels(mnist):
+    assert BINS == 15  # Guo and others 2017
+    labels = mnist[0][1]
+    orders = []
+    for seed in (5, 6):
+        run = next(task[-1] for task in of_part("E") if (task[0]["images"], task[0]["seed"]) == (100, seed))
+        orders.append(choose_images(run, labels)[0][:, 32:])
+    assert (orders[0][0] != orders[1][0]).mean() > 0.9
+
+
+def test_a_run_gets_the_threads_of_its_row(monkeypatch, tmp_path):
+    started = []
+
+    def note(command, env, **more):
+        started.append((json.loads(command[2])["threads"], env["TF_NUM_INTRAOP_THREADS"], env["OMP_NUM_THREADS"]))
+        return subprocess.CompletedProcess(command, 0, "[]\n", "")
+
+    monkeypatch.setattr(second_task.subprocess, "run", note)
+    second_task.do(of_part("B")[0][:1], tmp_path, 3)
+    assert started == [(3, "3", "3")]
 
 
 def test_records_are_written_as_they_were_read(tmp_path):

@@ -56,6 +56,8 @@ def test_what_keras_json_sets_changes_no_number(name, value, mnist, trained_a_li
         if name == "floatx":
             keras.config.set_dtype_policy(value)  # as Keras itself does when it starts with this file
         setter(value)
+        with keras_settings():
+            assert getattr(keras.config, name)() == {"floatx": "float32", "epsilon": 1e-7}.get(name, "channels_last")
         found = train_a_little(*mnist[0])
         assert getattr(keras.config, name)() == value
         assert keras.config.dtype_policy().name == (value if name == "floatx" else "float32")

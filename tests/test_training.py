@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 from conftest import ROOT, dropouts
 
 from evaluate import evaluate
+from support.backend import run_network
 from support.callbacks import stoppable
-from train import new_model, train
+from support.errors import give_up
+from train import EPOCH_LINE, new_model, train
 
 COLUMNS = {"epoch", "seconds"} | {
     prefix + name
@@ -68,6 +71,28 @@ def test_losses_are_means_over_the_images(mnist):
         assert row[prefix + "loss"] == pytest.approx(total, rel=1e-6)
 
 
+def test_what_is_said_of_the_training_images_is_not_of_the_test_images(mnist):
+    """The network's own answers as labels of the one, others as those of the other: 100 % and 0 %."""
+    (images, _), (test_images, _) = mnist
+    model = new_model()
+    model.optimizer.learning_rate = 0.0
+    for layer in dropouts(model):
+        layer.rate = 0.0
+    answers, others = (run_network(model, part[:40])["classification"].argmax(axis=1) for part in (images, test_images))
+    started = time.perf_counter()
+    rows = list(train(model, (images[:40], answers), (test_images[:40], (others + 1) % 10), epochs=3))
+    elapsed = time.perf_counter() - started
+    for row in rows:
+        assert (row["classification_accuracy"], row["val_classification_accuracy"]) == (1, 0)
+    assert 0 < sum(row["seconds"] for row in rows) <= elapsed
+
+
+def test_the_line_of_an_epoch():
+    row = {"loss": 1.0, "classification_accuracy": 0.25, "val_loss": 2.0, "val_classification_accuracy": 0.5}
+    line = EPOCH_LINE.format(epoch=3, epochs=20, seconds=61.2, **row)
+    assert line == "epoch 3/20: loss 1.0000, accuracy 25.00%; test 2.0000, 50.00%; 61 s"
+
+
 def test_a_last_step_that_breaks_the_weights_is_noticed(mnist):
     """The loss of the only step is taken before its update, which is far too large."""
     (images, labels), _test_set = mnist
@@ -103,6 +128,24 @@ def test_a_signal_waits_for_the_end_of_a_step(mnist):
         list(train(new_model(), small, small, epochs=1, callbacks=[callback]))
     assert stop.value.args == (signal.SIGTERM,)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_stops_the_measurement_too(mnist):
+    (images, labels), _ = mnist
+    small = images[:8], labels[:8]
+    raise_it = keras.callbacks.LambdaCallback(on_test_begin=lambda logs: signal.raise_signal(signal.SIGINT))
+    steps = []
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: steps.append(epoch))
+    with pytest.raises(KeyboardInterrupt), stoppable() as stop:
+        list(train(new_model(), small, small, epochs=1, callbacks=[raise_it, stop, note]))
+    assert not steps
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_status_says_which_signal_it_was(number, status, capsys):
+    with pytest.raises(SystemExit) as stop:
+        give_up(KeyboardInterrupt(number))
+    assert stop.value.code == status
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch runs every step as Python")
