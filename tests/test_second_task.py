@@ -229,11 +229,12 @@ def test_temperatures_are_fitted_on_the_images_held_out(mnist):
 def test_bins_and_the_order_of_images_without_labels(mnist):
     assert BINS == 15  # Guo and others 2017
     labels = mnist[0][1]
-    orders = []
     for seed in (5, 6):
         run = next(task[-1] for task in of_part("E") if (task[0]["images"], task[0]["seed"]) == (100, seed))
-        orders.append(choose_images(run, labels)[0][:, 32:])
-    assert (orders[0][0] != orders[1][0]).mean() > 0.9
+        indices, held_out, _ = choose_images(run, labels)
+        expected = np.random.default_rng([seed, 3]).permutation(np.setdiff1d(np.arange(60_000), indices[:, :32]))
+        assert np.array_equal(held_out, expected[:5000])
+        assert np.array_equal(indices[:10, 32:].ravel(), expected[5000:5960])
 
 
 def test_a_run_gets_the_threads_of_its_row(monkeypatch, tmp_path):

@@ -130,3 +130,12 @@ def test_a_font_that_has_the_letters_comes_after_matplotlibs_own(monkeypatch):
     assert fonts_for(["cat"]) == (["DejaVu Sans"], "")
     only_there = min(fonts.letters_of(installed.name) - fonts.letters_of("DejaVu Sans"))
     assert fonts_for([chr(only_there)]) == (["DejaVu Sans", installed.name], "")
+
+
+def test_a_users_own_settings_do_not_count_and_come_back():
+    theirs = {"font.size": 50, "axes.facecolor": "red", "savefig.dpi": 10, "figure.autolayout": True}
+    with matplotlib.rc_context(theirs):
+        with picture_style():
+            for name in theirs:
+                assert matplotlib.rcParams[name] == matplotlib.rcParamsDefault[name], name
+        assert {name: matplotlib.rcParams[name] for name in theirs} == theirs
