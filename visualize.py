@@ -36,6 +36,7 @@ MATRIX_CLASSES = 20  # as many can be told apart with a number in each cell
 MISTAKES = 24  # as many fit on a sheet
 TRAINING = {"color": "tab:blue", "marker": "o"}  # each colour has one meaning, here and in the other charts
 TEST = {"color": "tab:orange", "marker": "s"}
+GRAPHVIZ_SECONDS = 60  # after which it counts as hanging
 PNG = {"Software": None}  # no version, no date: the same picture is the same file
 
 
@@ -80,11 +81,13 @@ def draw_reconstructions(images, reconstructions, folder):
             matplotlib.image.imsave(temporary, pair, metadata=PNG)
 
 
-def draw_model(model, seconds=60):
+def draw_model(model):
     """Draw the layers and their shapes; returns the bytes of a PNG, or None if Graphviz is missing, fails or hangs."""
     try:
         graph = keras.utils.model_to_dot(model, show_shapes=True, show_layer_names=True, dpi=80).to_string().encode()
-        return subprocess.run(["dot", "-Tpng"], input=graph, capture_output=True, check=True, timeout=seconds).stdout
+        return subprocess.run(
+            ["dot", "-Tpng"], input=graph, capture_output=True, check=True, timeout=GRAPHVIZ_SECONDS
+        ).stdout
     except (ImportError, OSError, subprocess.SubprocessError) as error:  # no pydot, no Graphviz, or one that fails
         print(f"No model.png, Graphviz is missing or fails ({error}): apt install graphviz, or https://graphviz.org")
 

@@ -8,7 +8,6 @@ experiments/original.py makes the author's runs. What is recorded is not made ag
 """
 
 import hashlib
-import json
 import sys
 import time
 from pathlib import Path
@@ -102,12 +101,18 @@ def make_all(stage, seeds, folder):
     path = folder / "ours.csv"
     for seed in seeds:
         for cut in (False, True) if stage == 0 else (False,):
-            rows = pandas.read_csv(path) if path.exists() else pandas.DataFrame(columns=["stage", "cut", "seed"])
+            rows = read(path)
             if not ((rows["stage"] == stage) & (rows["cut"] == int(cut)) & (rows["seed"] == seed)).any():
                 row = pandas.DataFrame([make(stage, seed, cut)])
                 with locked(folder / ".lock"):
                     row.to_csv(path, mode="a", header=not path.exists(), index=False, float_format="%.12g")
                 print(row[["stage", "cut", "seed", "errors", "at_the_end"]].to_string(header=False), flush=True)
+
+
+def read(path):
+    """Return a table of runs, without rows if there is none yet."""
+    columns = ["stage", "cut", "gated", "threads", "seed", "steps", "above_5", "at_the_end", "losses_sha256"]
+    return pandas.read_csv(path) if path.exists() else pandas.DataFrame(columns=columns)
 
 
 def equivalence(ours, theirs, margin):
@@ -126,14 +131,29 @@ def equivalence(ours, theirs, margin):
     return {"ratio": ratio, "low": low, "high": high, "margin": margin, "p": float(p)}
 
 
-def deaths(rows, by):
-    """Count by groups of stage 0's runs how many left the path, came back, and stayed dead, and how many are alike."""
-    rows = rows.assign(left=rows["above_5"] > 0, dead=rows["at_the_end"] > LEFT)
-    groups = rows.groupby(by)
-    return pandas.DataFrame({
-        "runs": groups.size(), "different": groups["losses_sha256"].nunique(), "left the path": groups["left"].sum(),
-        "came back": groups["left"].sum() - groups["dead"].sum(), "dead": groups["dead"].sum(),
-    })  # fmt: skip
+def deaths(theirs, ours):
+    """Return stage 0 as rows: of each group of runs, how many ended alike, left the path, came back, are dead."""
+    again = theirs["seed"] == 102
+    groups = []
+    for name, rows in (("one seed", theirs[again]), ("20 seeds", theirs[~again])):
+        for (threads, gated), of_group in rows.groupby(["threads", "gated"]):
+            which = f"the author's, {'gated' if gated else 'as written'}"
+            groups.append((f"{which}, {name}", "1" if threads else "default", of_group))
+    for cut, of_group in ours.groupby("cut"):
+        groups.append((f"ours{', cut at 1e-7' if cut else ''}, 20 seeds", "default", of_group))
+    found = []
+    for name, threads, rows in groups:
+        left, dead = rows["above_5"] > 0, rows["at_the_end"] > LEFT
+        row = {"program": name, "threads": threads, "runs": len(rows), "ends": rows["losses_sha256"].nunique()}
+        found.append({**row, "left": int(left.sum()), "back": int((left & ~dead).sum()), "dead": int(dead.sum())})
+    return found
+
+
+def table(found):
+    """Return deaths() as a Markdown table."""
+    lines = ["| | threads | runs | different ends | left the path | came back | dead |", "|" + 7 * " --- |"]
+    text = "| {program} | {threads} | {runs} | {ends} | {left} | {back} | {dead} |"
+    return "\n".join([*lines, *(text.format(**one) for one in found)])
 
 
 def draw_errors(theirs):
@@ -167,17 +187,9 @@ def main(argv=None):
     if args.make is not None:
         make_all(args.make, args.seeds or (STAGE_2_SEEDS if args.make else STAGE_0_SEEDS), folder)
         return
-    theirs, ours = pandas.read_csv(folder / "runs.csv"), pandas.read_csv(folder / "ours.csv")
-    summary = {}
-    first = theirs["stage"] == 0
-    for name, rows, by in (
-        ("the author's, one seed", theirs[first & (theirs["seed"] == 102)], ["threads", "gated"]),
-        ("the author's, 20 seeds", theirs[first & (theirs["seed"] != 102)], ["threads", "gated"]),
-        ("ours, 20 seeds", ours[ours["stage"] == 0], ["cut"]),
-    ):
-        table = deaths(rows, by)
-        print(f"{name}\n{table.to_string()}\n")
-        summary[f"stage 0, {name}"] = json.loads(table.reset_index().to_json(orient="records"))
+    theirs, ours = (read(folder / name) for name in ("runs.csv", "ours.csv"))
+    summary = {"stage 0": deaths(*(rows[rows["stage"] == 0] for rows in (theirs, ours)))}
+    print(table(summary["stage 0"]))
     a, b = (rows[rows["stage"] == 2].sort_values("seed") for rows in (ours, theirs))
     if len(a) > 1 and len(b) > 1:
         summary["stage 2"] = {"ours": len(a), "theirs": len(b)}

@@ -1,4 +1,7 @@
-"""Bad input: one line on stderr that says what is wrong, the right exit status, and every file as it was."""
+"""Bad input: one line that says what is wrong and what to do, the right exit status, and every file as it was.
+
+What a function refuses is shown on the function. The cases at the end go through the scripts, as their user does.
+"""
 
 import json
 import os
@@ -12,15 +15,18 @@ import numpy as np
 import pytest
 from conftest import ROOT, call, files, run_script
 
+import evaluate
+import train
+import visualize
 from data import DATA, InputError, load_data
-from support.run_folder import MODEL, load_network, read_history, read_settings, save_epoch
+from support.run_folder import MODEL, load_network, read_history, read_settings, read_stamp, save_epoch
 
 EPOCHS, LIMIT = 2, 64
 
 
 @pytest.fixture(scope="module")
 def finished(small_data, tmp_path_factory):
-    """The folder of a finished run, to be copied by each case that needs one."""
+    """The folder of a finished run with results in it, to be copied."""
     folder = tmp_path_factory.mktemp("finished")
     call("train.py", "--output-dir", folder, "--data", small_data, "--epochs", EPOCHS, "--limit", LIMIT)
     (folder / "reconstructions").mkdir()
@@ -29,390 +35,90 @@ def finished(small_data, tmp_path_factory):
     return folder
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-2000])
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(finished, tmp_path / "run")
 
 
-def comment(folder, text):
-    """Make a run's network say something else of its epoch and run."""
-    with zipfile.ZipFile(folder / MODEL, "a") as file:
-        file.comment = text
-
-
-def stamp(folder, **changes):
-    """Change what a run's network says of its epoch and run."""
-    comment(folder, json.dumps(load_network(folder)[1] | changes).encode())
-
-
-def save_again(folder, **compiled):
-    """Save a run's network without the optimizer, as the recorded one is, or compiled with another."""
-    model = keras.saving.load_model(folder / MODEL, compile=False)
-    if compiled:
-        model.compile(**compiled)
-    save_epoch(folder, model, read_settings(folder), read_history(folder))
-
-
-def change(path, **arrays):
-    """Change arrays of an .npz file; None takes one out."""
-    with np.load(path) as file:
-        changed = {name: array for name, array in ({**file} | arrays).items() if array is not None}
-    np.savez(path, **changed)
-
-
-def one_class(path):
-    change(path, y_train=np.zeros(320, np.uint8), y_test=np.zeros(80, np.uint8))
-
-
-def colours(path):
-    change(path, x_train=np.zeros((320, 28, 28, 3), np.uint8), x_test=np.zeros((80, 28, 28, 3), np.uint8))
-
-
-def network(image_shape=(28, 28, 1), code=False):
-    """A network with the article's output names; its input may be another, and it may hold code."""
-    image = keras.Input(image_shape, name="image")
-    x = keras.layers.Lambda(lambda values: 1 - values)(image) if code else image
-    classification = keras.layers.Dense(10, name="classification")(keras.layers.Flatten()(x))
-    autoencoder = keras.layers.Conv2D(1, 3, padding="same", name="autoencoder")(x)
-    return keras.Model(image, [classification, autoencoder])
-
-
-def another_network(folder):
-    """Put a network of other layers in place of a run's own, with its stamp."""
-    _, stamped = load_network(folder)
-    network().save(folder / MODEL)
-    comment(folder, json.dumps(stamped).encode())
-
-
-LOST = "lost"
-
-
-def edit_settings(folder, **settings):
-    """Change what settings.json says; LOST takes a name out."""
-    path = folder / "settings.json"
-    changed = json.loads(path.read_text()) | settings
-    path.write_text(json.dumps({name: value for name, value in changed.items() if value != LOST}))
-
-
-def rename_column(folder):
-    path = folder / "history.csv"
-    path.write_text(path.read_text().replace("val_autoencoder_loss", "lost"))
-
-
-def lose_data(folder, path):
-    """Make the run's own data those at another path, changed, or at none."""
-    if path:
-        change(path, y_train=np.zeros(320, np.uint8))
-    edit_settings(folder, data=str(path or folder / "gone.npz"))
-
-
-def stopped(folder):
-    """Make of a finished run one that was stopped after its first epoch, as far as a reader can tell."""
-    history = folder / "history.csv"
-    history.write_text("".join(history.read_text().splitlines(keepends=True)[:2]))
-
-
-# A case: its name, the command line, what is done before to the folder of a finished run and to a copy of the
-# data (f and d), the expected status, a word of the message. F and D stand for the two in the command line.
-COMMAND_LINES = [
-    ("no epochs", "train.py --epochs 0", None, 2, "--epochs"),
-    ("half an epoch", "train.py --epochs 0.5", None, 2, "--epochs"),
-    ("negative batch", "train.py --batch-size -1", None, 2, "--batch-size"),
-    ("no images", "train.py --limit 0", None, 2, "--limit"),
-    ("negative seed", "train.py --seed -1", None, 2, "--seed"),
-    ("seed too large", "train.py --seed 4294967296", None, 2, "--seed"),
-    ("word as seed", "train.py --seed one", None, 2, "--seed"),
-    ("one weight", "train.py --loss-weights 1", None, 2, "--loss-weights"),
-    ("negative weight", "train.py --loss-weights 1 -1", None, 2, "--loss-weights"),
-    ("infinite weight", "train.py --loss-weights inf 1", None, 2, "--loss-weights"),
-    ("two weights of 0", "train.py --loss-weights 0 0", None, 2, "--loss-weights: with 0 everywhere"),
-    ("unknown precision", "train.py --precision float64", None, 2, "--precision"),
-    ("both ways on", "train.py --resume --overwrite", None, 2, "--overwrite"),
-    ("unknown option", "train.py --learning-rate 1", None, 2, "--learning-rate"),
-    ("no pairs", "visualize.py --count 0", None, 2, "--count"),
-    ("unknown option of evaluate", "evaluate.py --fast", None, 2, "--fast"),
-]
-NEW = "train.py --output-dir F/new --data D"
-DATA_FILES = [
-    ("data missing", NEW, lambda f, d: d.unlink(), 1, "no data file"),
-    ("data truncated", NEW, lambda f, d: truncate(d), 1, "not an .npz"),
-    ("data is text", NEW, lambda f, d: d.write_text("x_train"), 1, "not an .npz"),
-    ("data is empty", NEW, lambda f, d: d.write_text(""), 1, "not an .npz"),
-    ("data is a folder", NEW, lambda f, d: (d.unlink(), d.mkdir()), 1, "no data file"),
-    ("data lacks an array", NEW, lambda f, d: change(d, y_test=None), 1, "y_test"),
-    ("other sizes to test", NEW, lambda f, d: change(d, x_test=np.zeros((80, 32, 32), np.uint8)), 1, "make them alike"),
-    ("colours to test", NEW, lambda f, d: change(d, x_test=np.zeros((80, 28, 28, 3), np.uint8)), 1, "make them alike"),
-    (
-        "two channels",
-        NEW,
-        lambda f, d: change(d, x_test=np.zeros((80, 28, 28, 2), np.uint8)),
-        1,
-        "(n, height, width, 3)",
-    ),
-    ("a side of 30", NEW, lambda f, d: change(d, x_train=np.zeros((320, 28, 30), np.uint8)), 1, "scale it to 28 or 32"),
-    ("a side of 6", NEW, lambda f, d: change(d, x_train=np.zeros((320, 6, 28), np.uint8)), 1, "scale it to 8"),
-    ("images as floats", NEW, lambda f, d: change(d, x_train=np.zeros((320, 28, 28), np.float32)), 1, "as uint8"),
-    ("images as integers", NEW, lambda f, d: change(d, x_train=np.zeros((320, 28, 28), np.int64)), 1, "uint8"),
-    ("no images at all", NEW, lambda f, d: change(d, x_test=np.zeros((0, 28, 28), np.uint8)), 1, "at least one image"),
-    ("fewer labels than images", NEW, lambda f, d: change(d, y_train=np.zeros(319, np.uint8)), 1, "y_train"),
-    ("a gap in the labels", NEW, lambda f, d: change(d, y_train=np.full(320, 11)), 1, "no image has the label 10"),
-    ("a huge label", NEW, lambda f, d: change(d, y_train=np.full(320, 10**12)), 1, "no image has the label 10"),
-    ("label -1", NEW, lambda f, d: change(d, y_test=np.full(80, -1)), 1, "from 0"),
-    ("labels as floats", NEW, lambda f, d: change(d, y_test=np.zeros(80)), 1, "as integers"),
-    (
-        "labels in a column",
-        NEW,
-        lambda f, d: change(d, y_test=np.zeros((80, 1), np.int64)),
-        1,
-        "one number for each of",
-    ),
-    ("one class", NEW, lambda f, d: one_class(d), 1, "at least two"),
-    ("too few names", NEW, lambda f, d: change(d, class_names=["a", "b"]), 1, "2 class names for 10 classes"),
-    ("a name twice", NEW, lambda f, d: change(d, class_names=10 * ["a"]), 1, "each its own"),
-    (
-        "other images for evaluate",
-        "evaluate.py --output-dir F --data D",
-        lambda f, d: colours(d),
-        1,
-        "it was trained on",
-    ),
-    (
-        "other images for visualize",
-        "visualize.py --output-dir F --data D",
-        lambda f, d: colours(d),
-        1,
-        "it was trained",
-    ),
-    (
-        "more classes",
-        "evaluate.py --output-dir F --data D",
-        lambda f, d: change(d, y_test=np.full(80, 10)),
-        1,
-        "go up to 10",
-    ),
-    ("data with a pickle", NEW, lambda f, d: change(d, y_train=np.array([{}] * 320)), 1, "not an .npz"),
-    ("data missing for evaluate", "evaluate.py --output-dir F --data D", lambda f, d: d.unlink(), 1, "no data file"),
-    (
-        "data truncated for visualize",
-        "visualize.py --output-dir F --data D",
-        lambda f, d: truncate(d),
-        1,
-        "not an .npz",
-    ),
-]
-AGAIN = "train.py --output-dir F --data D"
-RESUME = f"{AGAIN} --resume --epochs 3"
-RUNS = [
-    ("a finished run is there", AGAIN, None, 1, "holds a run: go on with --resume, and more --epochs"),
-    ("an unfinished run is there", AGAIN, lambda f, d: stopped(f), 1, "holds a run: go on with --resume"),
-    ("folder below a file", "train.py --output-dir F/settings.json/new --data D", None, 1, "settings.json"),
-    ("folder is a file", "train.py --output-dir F/settings.json --data D", None, 1, "settings.json"),
-    ("nothing to resume", f"{NEW} --resume", None, 1, "no run in"),
-    ("another seed", f"{RESUME} --seed 1", None, 1, "seed"),
-    ("another batch size", f"{RESUME} --batch-size 16", None, 1, "batch_size"),
-    ("another limit", f"{RESUME} --limit 65", None, 1, "limit"),
-    ("other loss weights", f"{RESUME} --loss-weights 0.5 0.5", None, 1, "loss_weights"),
-    ("another precision", f"{RESUME} --precision mixed_bfloat16", None, 1, "precision is float32 in this run"),
-    ("another backend", RESUME, lambda f, d: edit_settings(f, backend="theano"), 1, "backend"),
-    ("another optimizer", RESUME, lambda f, d: edit_settings(f, optimizer="Adam"), 1, "optimizer is Adam in this run"),
-    ("another data file", RESUME, lambda f, d: change(d, y_train=np.zeros(320, np.uint8)), 1, "not on"),
-    ("the project's MNIST", "train.py --output-dir F --resume --data MNIST", None, 1, "small.npz, not on mnist.npz"),
-    ("its data are gone", "train.py --output-dir F --resume", lambda f, d: lose_data(f, None), 1, "with --data"),
-    ("its data changed", "train.py --output-dir F --resume", lose_data, 1, "now not there or changed"),
-    ("settings missing", AGAIN, lambda f, d: (f / "settings.json").unlink(), 1, "holds a run: go on with --resume"),
-    ("settings missing too", RESUME, lambda f, d: (f / "settings.json").unlink(), 1, "it has no settings.json"),
-    ("fewer epochs", f"{AGAIN} --resume --epochs 1", None, 1, "--epochs 1"),
-    ("settings cut", RESUME, lambda f, d: (f / "settings.json").write_text('{"epochs": 2'), 1, "settings.json"),
-    ("settings without a seed", RESUME, lambda f, d: edit_settings(f, seed=LOST), 1, "settings.json: damaged"),
-    ("settings empty", RESUME, lambda f, d: (f / "settings.json").write_text("{}"), 1, "settings.json"),
-    ("history missing", RESUME, lambda f, d: (f / "history.csv").unlink(), 1, "history.csv"),
-    ("history cut", RESUME, lambda f, d: truncate(f / "history.csv"), 1, "--overwrite"),
-    ("network missing", RESUME, lambda f, d: (f / MODEL).unlink(), 1, "model.keras is missing; --overwrite starts"),
-    ("network truncated", RESUME, lambda f, d: truncate(f / MODEL), 1, "not a readable Keras model"),
-    ("network of another seed", RESUME, lambda f, d: stamp(f, seed=1), 1, "model.keras is of another run"),
-    ("network of other images", RESUME, lambda f, d: stamp(f, limit=None), 1, "model.keras is of another run"),
-    ("network of no epoch", RESUME, lambda f, d: stamp(f, epoch=None), 1, "of which run and epoch"),
-    ("network of epoch 0", RESUME, lambda f, d: stamp(f, epoch=0), 1, "of which run and epoch"),
-    ("network without a stamp", RESUME, lambda f, d: comment(f, b""), 1, "of which run and epoch"),
-    ("network with a strange stamp", RESUME, lambda f, d: comment(f, b"[1]"), 1, "of which run and epoch"),
-    ("network is text", RESUME, lambda f, d: (f / MODEL).write_text("PK"), 1, "not a readable Keras model"),
-    ("network is empty", RESUME, lambda f, d: (f / MODEL).write_text(""), 1, "not a readable Keras model"),
-    ("network with code", RESUME, lambda f, d: network(code=True).save(f / MODEL), 1, "not a readable Keras model"),
-    ("network of others", RESUME, lambda f, d: another_network(f), 1, "has another network; has model.py"),
-    ("no optimizer", RESUME, lambda f, d: save_again(f), 1, "holds no optimizer, it can only be"),
-    (
-        "another's optimizer",
-        RESUME,
-        lambda f, d: save_again(f, optimizer="sgd", loss="mse"),
-        1,
-        "holds no optimizer, it can only be",
-    ),
-]
-# What settings.json, and the stamp in model.keras, may say in place of what train.py wrote.
-WRONG_SETTINGS = {
-    **{f"epochs {value!r}": {"epochs": value} for value in (LOST, None, "a word", 2.0, [2])},
-    **{f"starts {value!r}": {"starts": value} for value in (LOST, None, [], [1], 5, "ab", {})},
-    **{f"loss_weights {value!r}": {"loss_weights": value} for value in (["a", "b"], 1, {"a": 1, "b": 2})},
-    **{f"seed {value!r}": {"seed": value} for value in (None, "0; rm", [])},
-    **{f"data {value!r}": {"data": value} for value in (None, 5, ["x"])},
+# The command line: what the parsers refuse, with status 2.
+FLAGS = {
+    "no epochs": (train, "--epochs 0", "--epochs"),
+    "half an epoch": (train, "--epochs 0.5", "--epochs"),
+    "negative batch": (train, "--batch-size -1", "--batch-size"),
+    "no images": (train, "--limit 0", "--limit"),
+    "negative seed": (train, "--seed -1", "--seed"),
+    "seed too large": (train, "--seed 4294967296", "--seed"),
+    "word as seed": (train, "--seed one", "--seed"),
+    "one weight": (train, "--loss-weights 1", "--loss-weights"),
+    "negative weight": (train, "--loss-weights 1 -1", "--loss-weights"),
+    "infinite weight": (train, "--loss-weights inf 1", "--loss-weights"),
+    "weights that overflow": (train, "--loss-weights 1e308 1e308", "--loss-weights"),
+    "two weights of 0": (train, "--loss-weights 0 0", "--loss-weights: with 0 everywhere"),
+    "unknown precision": (train, "--precision float64", "--precision"),
+    "both ways on": (train, "--resume --overwrite", "--overwrite"),
+    "unknown option": (train, "--learning-rate 1", "--learning-rate"),
+    "no pairs": (visualize, "--count 0", "--count"),
+    "unknown option of evaluate": (evaluate, "--fast", "--fast"),
 }
-WRONG_EPOCHS = ("2", [2], 2.0, 1e99, float("nan"), -1)
-NESTED = "[" * 200_000
-RECORDED = "--output-dir outputs/reference has the recorded one"
-MODELS = (
-    [
-        (f"{script} {name}", f"{script} --output-dir {folder} --data D", change, 1, word)
-        for script in ("evaluate.py", "visualize.py")
-        for name, folder, change, word in [
-            ("before any training", "F/new", None, "python train.py begins one, " + RECORDED),
-            ("before an epoch ended", "F", lambda f, d: (f / "model.keras").unlink(), "train.py --resume"),
-            ("network truncated", "F", lambda f, d: truncate(f / "model.keras"), "not a readable Keras model"),
-            ("network is text", "F", lambda f, d: (f / "model.keras").write_text("PK"), "not a readable Keras model"),
-            ("network is empty", "F", lambda f, d: (f / "model.keras").write_text(""), "not a readable Keras model"),
-            ("network with code", "F", lambda f, d: network(code=True).save(f / "model.keras"), "Lambda"),
-            (
-                "network for other images",
-                "F",
-                lambda f, d: network((32, 32, 1)).save(f / "model.keras"),
-                "of which run",
-            ),
-            ("network of one layer", "F", lambda f, d: one_layer().save(f / "model.keras"), "not a network of this"),
-        ]
-    ]
-    + [
-        (f"{script} {name}", f"{script} --output-dir F", change, 1, word)
-        for script in ("evaluate.py", "visualize.py")
-        for name, change, word in [
-            (
-                "where its data are gone",
-                lambda f, d: lose_data(f, None),
-                "name the data to use with --data",
-            ),
-            ("where its data changed", lose_data, "now not there or changed"),
-            ("without settings", lambda f, d: (f / "settings.json").unlink(), "it has no settings.json"),
-        ]
-    ]
-    + [
-        (
-            "no history to draw",
-            "visualize.py --output-dir F --data D",
-            lambda f, d: (f / "history.csv").unlink(),
-            1,
-            "history",
-        ),
-    ]
-)
-DAMAGED = "settings.json: damaged"
-STRANGE = (
-    [
-        (
-            f"{script} {name}",
-            f"{script} --output-dir F{resume}",
-            lambda f, d, wrong=wrong: edit_settings(f, **wrong),
-            1,
-            DAMAGED,
-        )
-        for script, resume in (("train.py", " --resume"), ("evaluate.py", ""))
-        for name, wrong in WRONG_SETTINGS.items()
-    ]
-    + [
-        (f"epoch {value!r:.9}", RESUME, lambda f, d, value=value: stamp(f, epoch=value), 1, "of which run and epoch")
-        for value in WRONG_EPOCHS
-    ]
-    + [
-        ("settings nested", RESUME, lambda f, d: (f / "settings.json").write_text(NESTED), 1, DAMAGED),
-        ("settings are a list", RESUME, lambda f, d: (f / "settings.json").write_text("[1]"), 1, DAMAGED),
-        ("stamp nested", RESUME, lambda f, d: comment(f, NESTED[:60_000].encode()), 1, "of which run and epoch"),
-        (
-            "stamp with strange weights",
-            "visualize.py --output-dir F",
-            lambda f, d: stamp(f, loss_weights=["a"]),
-            1,
-            "of which run",
-        ),
-        (
-            "history without a column",
-            "visualize.py --output-dir F",
-            lambda f, d: rename_column(f),
-            1,
-            "history.csv: damaged",
-        ),
-    ]
-    + [
-        (
-            f"data are {path}",
-            f"{script} --output-dir F",
-            lambda f, d, path=path: edit_settings(f, data=path),
-            1,
-            "not there",
-        )
-        for script in ("evaluate.py", "train.py --resume")
-        for path in ("/dev/zero", "/")
-    ]
-    + [
-        ("data are a pipe", NEW, lambda f, d: (d.unlink(), os.mkfifo(d)), 1, "no data file"),
-        (
-            "its data are a pipe",
-            "evaluate.py --output-dir F",
-            lambda f, d: (os.mkfifo(f / "p"), edit_settings(f, data=str(f / "p"))),
-            1,
-            "not there",
-        ),
-        ("weights that overflow", "train.py --loss-weights 1e308 1e308", None, 2, "--loss-weights"),
-    ]
-)
-CASES = COMMAND_LINES + DATA_FILES + RUNS + MODELS + STRANGE
 
 
-def one_layer():
-    return keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
-
-
-def run_here(capfd, monkeypatch, command):
-    """Run a script as if it were started anew, but in this process, where Keras is loaded already."""
-    script, *arguments = command
-    monkeypatch.setattr(sys, "argv", [script, *arguments])
-    capfd.readouterr()
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags(name, capsys):
+    script, flags, said = FLAGS[name]
     with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    return stop.value.code, capfd.readouterr().err
+        script.main(flags.split())
+    assert stop.value.code == 2
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert said in stderr
+    assert stderr.endswith("(see --help)\n")
 
 
-@pytest.mark.parametrize(
-    ("command", "prepare", "status", "word"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
-)
-def test_bad_input(command, prepare, status, word, finished, small_data, tmp_path, capfd, monkeypatch):
-    folder, data_file = tmp_path / "run", tmp_path / "data.npz"
-    shutil.copytree(finished, folder)
-    shutil.copy(small_data, data_file)
-    if prepare:
-        prepare(folder, data_file)
-    before = files(tmp_path)
-    command = [part.replace("F", str(folder), 1) if part[0] == "F" else part for part in command.split()]
-    command = [{"D": str(data_file), "MNIST": str(DATA)}.get(part, part) for part in command]
-
-    found, stderr = run_here(capfd, monkeypatch, command)
-
-    assert found == status, stderr
-    assert stderr.count("\n") == 1, stderr
-    assert stderr.startswith(f"{command[0]}: ")
-    assert word in stderr
-    assert "Traceback" not in stderr
-    assert files(tmp_path) == before
-
-
-def test_bad_input_in_a_process_of_its_own(tmp_path):
-    """The same from outside, where nothing is loaded yet: what a user sees."""
-    done = run_script("evaluate.py", "--output-dir", tmp_path / "new", "--data=none.npz")
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert "Traceback" not in done.stderr
-    assert not files(tmp_path)
+# Data: arrays in the place of those of a file with 320 training and 80 test images, and what is said of them.
+ARRAYS = {
+    "an array less": ({"y_test": None}, "y_test"),
+    "other sizes to test": ({"x_test": np.zeros((80, 32, 32), np.uint8)}, "make them alike"),
+    "colours to test": ({"x_test": np.zeros((80, 28, 28, 3), np.uint8)}, "make them alike"),
+    "two channels": ({"x_test": np.zeros((80, 28, 28, 2), np.uint8)}, "(n, height, width, 3)"),
+    "a side of 30": ({"x_train": np.zeros((320, 28, 30), np.uint8)}, "scale it to 28 or 32"),
+    "images as floats": ({"x_train": np.zeros((320, 28, 28), np.float32)}, "as uint8"),
+    "images as integers": ({"x_train": np.zeros((320, 28, 28), np.int64)}, "uint8"),
+    "fewer labels than images": ({"y_train": np.zeros(319, np.uint8)}, "y_train has the shape (319,)"),
+    "a gap in the labels": ({"y_train": np.full(320, 11)}, "no image has the label 10"),
+    "a huge label": ({"y_train": np.full(320, 10**12)}, "no image has the label 10"),
+    "label -1": ({"y_test": np.full(80, -1)}, "holds -1: number the classes from 0"),
+    "labels as floats": ({"y_test": np.zeros(80)}, "as integers"),
+    "labels in a column": ({"y_test": np.zeros((80, 1), np.int64)}, "one number for each of the 80 images"),
+    "one class": ({"y_train": np.zeros(320, np.uint8), "y_test": np.zeros(80, np.uint8)}, "at least two"),
+    "too few names": ({"class_names": ["a", "b"]}, "2 class names for 10 classes"),
+    "a name twice": ({"class_names": 10 * ["a"]}, "each its own"),
+    "a pickle": ({"y_train": np.array([{}] * 320)}, "not an .npz"),
+}
 
 
-def test_a_missing_package_is_named(finished):
-    done = run_script("evaluate.py", "--output-dir", finished, KERAS_BACKEND="jax_is_not_there")
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "requirements.txt" in done.stderr
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays(name, small_data, tmp_path):
+    changes, said = ARRAYS[name]
+    change(shutil.copy(small_data, tmp_path), **changes)
+    with pytest.raises(InputError) as refused:
+        load_data(tmp_path / small_data.name)
+    assert str(refused.value).startswith(str(tmp_path / small_data.name))
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"x_train", b"", b"PK\x03\x04"], ids=["text", "nothing", "the begin of a zip"])
+def test_a_file_that_is_none(content, tmp_path):
+    (tmp_path / "data.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"not an .npz file"):
+        load_data(tmp_path / "data.npz")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: None], ids=["folder", "pipe", "nothing"])
+def test_a_path_without_a_file(make, tmp_path):
+    make(tmp_path / "data.npz")
+    with pytest.raises(InputError, match="no data file"):
+        load_data(tmp_path / "data.npz")
 
 
 def test_a_broken_data_file_is_refused_wherever_it_breaks(small_data, tmp_path):
@@ -431,19 +137,312 @@ def test_a_broken_data_file_is_refused_wherever_it_breaks(small_data, tmp_path):
     assert refused >= 100
 
 
-def test_settings_from_strangers_are_checked(finished, tmp_path, capfd, monkeypatch):
-    """A number in settings.json that the command line would refuse is refused."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    settings = json.loads((tmp_path / "settings.json").read_text())
-    for wrong in (
-        {"epochs": -5},
-        {"seed": 2**32},
-        {"loss_weights": [1, -1]},
-        {"loss_weights": [1]},
-        {"precision": "--overwrite"},
-        {"limit": 0},
-    ):
-        edit_settings(tmp_path, **(settings | wrong))
-        status, stderr = run_here(capfd, monkeypatch, ["train.py", "--resume", "--output-dir", str(tmp_path)])
-        assert (status, stderr.count("\n")) == (1, 1)
-        assert "settings.json" in stderr
+# settings.json: values in the place of what train.py wrote; LOST takes a name out.
+LOST = "lost"
+SETTINGS = {
+    "epochs": (LOST, None, "a word", 2.0, [2], -5),
+    "starts": (LOST, None, [], [1], 5, "ab", {}),
+    "loss_weights": (["a", "b"], 1, {"a": 1, "b": 2}, [1, -1]),
+    "seed": (LOST, None, "0; rm", [], 2**32),
+    "data": (None, 5, ["x"]),
+    "limit": (0,),
+}
+NESTED = "[" * 200_000
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in SETTINGS.items() for value in values])
+def test_settings(name, value, run):
+    edit_settings(run, **{name: value})
+    with pytest.raises(InputError, match=r"settings.json: damaged, .*: replace it with --overwrite"):
+        read_settings(run)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"epochs": 2', NESTED], ids=["", "{}", "[1]", "cut", "nested"])
+def test_settings_that_are_none(text, run):
+    (run / "settings.json").write_text(text)
+    with pytest.raises(InputError, match=r"settings.json: damaged"):
+        read_settings(run)
+
+
+# The stamp in model.keras: what it may say that train.py never wrote.
+STAMPS = ["", "[1]", NESTED[:60_000], '{"epoch": 2}']
+EPOCHS_OF_STAMPS = (None, 0, "2", [2], 2.0, 1e99, float("nan"), -1)
+
+
+@pytest.mark.parametrize("text", STAMPS, ids=["nothing", "a list", "nested", "no weights"])
+def test_stamps(text, run):
+    comment(run, text.encode())
+    assert read_stamp(run / MODEL) == {}
+    with pytest.raises(InputError, match="does not say of which run and epoch it is"):
+        load_network(run)
+
+
+@pytest.mark.parametrize("changes", [{"epoch": epoch} for epoch in EPOCHS_OF_STAMPS] + [{"loss_weights": ["a"]}])
+def test_stamps_of_strange_values(changes, run):
+    whole = read_stamp(run / MODEL)
+    assert whole["epoch"] == EPOCHS
+    comment(run, json.dumps(whole | changes).encode())
+    assert read_stamp(run / MODEL) == {}
+
+
+def network(code=False):
+    """A network with the article's output names, which may hold code."""
+    image = keras.Input((28, 28, 1), name="image")
+    x = keras.layers.Lambda(lambda values: 1 - values)(image) if code else image
+    classification = keras.layers.Dense(10, name="classification")(keras.layers.Flatten()(x))
+    autoencoder = keras.layers.Conv2D(1, 3, padding="same", name="autoencoder")(x)
+    return keras.Model(image, [classification, autoencoder])
+
+
+def one_layer():
+    return keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+
+
+def test_networks(run, tmp_path):
+    whole = (run / MODEL).read_bytes()
+    for content in (whole[:-2000], b"PK", b""):
+        (run / MODEL).write_bytes(content)
+        with pytest.raises(InputError, match="not a readable Keras model"):
+            load_network(run)
+    network(code=True).save(run / MODEL)
+    with pytest.raises(InputError, match=r"not a readable Keras model.*Lambda"):
+        load_network(run)
+    one_layer().save(run / MODEL)
+    with pytest.raises(InputError, match="not a network of this project"):
+        load_network(run)
+    (run / MODEL).unlink()
+    with pytest.raises(InputError, match=r"no epoch of the run in .* has ended yet: go on with train.py --resume"):
+        load_network(run)
+    with pytest.raises(InputError, match=r"train.py begins one, --output-dir outputs/reference has the recorded one"):
+        load_network(tmp_path / "none")
+
+
+# Through the scripts. {run} and {data} in a command line stand for a copy of a finished run and of its data.
+CASES = {}
+
+
+def case(command, said, status=1):
+    """Make a case of a function that changes a finished run's folder or a copy of its data before the command."""
+
+    def keep(prepare):
+        CASES[prepare.__name__.replace("_", " ")] = command, said, status, prepare
+        return prepare
+
+    return keep
+
+
+RESUME = "train.py --output-dir {run} --data {data} --resume --epochs 3"
+ANEW = "train.py --output-dir {run} --data {data}"
+
+
+@case("train.py --output-dir {run}/new --data {data}", "no data file")
+def no_data(run, data):
+    data.unlink()
+
+
+@case("evaluate.py --output-dir {run} --data {data}", "it was trained on")
+def other_images(run, data):
+    change(data, x_train=np.zeros((320, 28, 28, 3), np.uint8), x_test=np.zeros((80, 28, 28, 3), np.uint8))
+
+
+@case("visualize.py --output-dir {run} --data {data}", "go up to 10")
+def more_classes(run, data):
+    change(data, y_test=np.full(80, 10))
+
+
+@case(ANEW, "holds a run: go on with --resume, and more --epochs")
+def a_run_is_there(run, data):
+    pass
+
+
+@case("train.py --output-dir {run}/settings.json/new --data {data}", "settings.json")
+def a_folder_below_a_file(run, data):
+    pass
+
+
+@case("train.py --output-dir {run}/settings.json --data {data}", "is there and no folder")
+def the_folder_is_a_file(run, data):
+    pass
+
+
+@case("train.py --output-dir {run}/new --data {data} --resume", "no run in")
+def nothing_to_resume(run, data):
+    pass
+
+
+@case(f"{RESUME} --seed 1", "seed is 0 in this run, not 1")
+def another_seed(run, data):
+    pass
+
+
+@case(f"{RESUME} --limit 65", "limit is 64 in this run, not 65")
+def another_limit(run, data):
+    pass
+
+
+@case(f"{RESUME} --limit 64", "limit is not set in this run, not 64")
+def a_limit_where_there_was_none(run, data):
+    edit_settings(run, limit=None)
+
+
+@case(f"{RESUME} --loss-weights 0.5 0.5", "loss_weights")
+def other_weights(run, data):
+    pass
+
+
+@case(RESUME, "backend is theano in this run")
+def another_backend(run, data):
+    edit_settings(run, backend="theano")
+
+
+@case(RESUME, "optimizer is Adam in this run")
+def another_optimizer(run, data):
+    edit_settings(run, optimizer="Adam")
+
+
+@case(RESUME, "not on")
+def other_data(run, data):
+    change(data, y_train=np.zeros(320, np.uint8))
+
+
+@case("train.py --output-dir {run} --resume --data {mnist}", "small.npz, not on mnist.npz")
+def the_projects_mnist(run, data):
+    pass
+
+
+@case("train.py --output-dir {run} --resume", "now not there or changed: name the data to use with --data")
+def its_data_changed(run, data):
+    change(data, y_train=np.zeros(320, np.uint8))
+    edit_settings(run, data=str(data))
+
+
+@case("evaluate.py --output-dir {run}", "now not there or changed")
+def its_data_are_a_pipe(run, data):
+    os.mkfifo(run / "pipe")
+    edit_settings(run, data=str(run / "pipe"))
+
+
+@case("evaluate.py --output-dir {run}", "now not there or changed")
+def its_data_are_endless(run, data):
+    edit_settings(run, data="/dev/zero")
+
+
+@case(ANEW, "holds a run: go on with --resume")
+def no_settings(run, data):
+    (run / "settings.json").unlink()
+
+
+@case(RESUME, "see its settings.json")
+def a_strange_precision(run, data):
+    edit_settings(run, precision="--overwrite")
+
+
+@case(RESUME, "see its settings.json")
+def one_loss_weight(run, data):
+    edit_settings(run, loss_weights=[1])
+
+
+@case(f"{ANEW} --resume --epochs 1", "--epochs 1")
+def fewer_epochs(run, data):
+    pass
+
+
+@case(RESUME, "history.csv: damaged")
+def no_history(run, data):
+    (run / "history.csv").unlink()
+
+
+@case("visualize.py --output-dir {run}", "history.csv: damaged")
+def a_history_without_a_column(run, data):
+    path = run / "history.csv"
+    path.write_text(path.read_text().replace("val_autoencoder_loss", "lost"))
+
+
+@case(RESUME, "model.keras is missing; --overwrite starts")
+def no_network(run, data):
+    (run / MODEL).unlink()
+
+
+@case(RESUME, "model.keras is of another run")
+def a_network_of_another_seed(run, data):
+    comment(run, json.dumps(read_stamp(run / MODEL) | {"seed": 1}).encode())
+
+
+@case(RESUME, "has another network; has model.py")
+def a_network_of_other_layers(run, data):
+    stamp = read_stamp(run / MODEL)
+    network().save(run / MODEL)
+    comment(run, json.dumps(stamp).encode())
+
+
+@case(RESUME, "holds no optimizer, it can only be measured")
+def no_optimizer(run, data):
+    model = keras.saving.load_model(run / MODEL, compile=False)
+    save_epoch(run, model, read_settings(run), read_history(run))
+
+
+@case(RESUME, "holds no optimizer, it can only be measured")
+def the_optimizer_of_another_program(run, data):
+    model = keras.saving.load_model(run / MODEL, compile=False)
+    model.compile(optimizer="sgd", loss="mse")
+    save_epoch(run, model, read_settings(run), read_history(run))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_through_the_scripts(name, run, small_data, tmp_path, capfd, monkeypatch):
+    command, said, status, prepare = CASES[name]
+    data = shutil.copy(small_data, tmp_path / "data.npz")
+    prepare(run, data)
+    before = files(tmp_path)
+    command = command.format(run=run, data=data, mnist=DATA).split()
+    found, stderr = run_here(capfd, monkeypatch, command)
+    assert found == status, stderr
+    assert stderr.count("\n") == 1, stderr
+    assert stderr.startswith(f"{command[0]}: ")
+    assert said in stderr
+    assert files(tmp_path) == before
+
+
+def test_bad_input_in_a_process_of_its_own(tmp_path):
+    """The same from outside, where nothing is loaded yet: what a user sees."""
+    done = run_script("evaluate.py", "--output-dir", tmp_path / "new", "--data=none.npz")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "Traceback" not in done.stderr
+    assert not files(tmp_path)
+
+
+def test_a_missing_package_is_named(finished):
+    done = run_script("evaluate.py", "--output-dir", finished, KERAS_BACKEND="jax_is_not_there")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "requirements.txt" in done.stderr
+
+
+def run_here(capfd, monkeypatch, command):
+    """Run a script as if it were started anew, but in this process, where Keras is loaded already."""
+    script, *arguments = command
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    return stop.value.code, capfd.readouterr().err
+
+
+def comment(folder, text):
+    """Make a run's network say something else of its epoch and run."""
+    with zipfile.ZipFile(folder / MODEL, "a") as file:
+        file.comment = text
+
+
+def change(path, **arrays):
+    """Change arrays of an .npz file; None takes one out."""
+    with np.load(path) as file:
+        changed = {name: array for name, array in ({**file} | arrays).items() if array is not None}
+    np.savez(path, **changed)
+
+
+def edit_settings(folder, **settings):
+    """Change what settings.json says; LOST takes a name out."""
+    path = folder / "settings.json"
+    changed = json.loads(path.read_text()) | settings
+    path.write_text(json.dumps({name: value for name, value in changed.items() if value != LOST}))

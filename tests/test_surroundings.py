@@ -153,7 +153,7 @@ def test_graphviz_that_does_not_work(script, said, trained, tmp_path, monkeypatc
     dot.write_text(f"#!/bin/sh\n{script}\n")
     dot.chmod(0o755)
     monkeypatch.setenv("PATH", str(dot.parent), prepend=os.pathsep)
-    monkeypatch.setattr(visualize.draw_model, "__defaults__", (1,))  # seconds
+    monkeypatch.setattr(visualize, "GRAPHVIZ_SECONDS", 1)
     if "sleep" in script:
         copy_run(trained, tmp_path)
         output = call("visualize.py", "--output-dir", tmp_path)
