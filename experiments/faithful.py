@@ -149,6 +149,11 @@ def deaths(theirs, ours):
     return found
 
 
+def stage_0(folder):
+    """Return deaths() of the runs that are recorded in a folder."""
+    return deaths(*(rows[rows["stage"] == 0] for rows in map(read, (folder / "runs.csv", folder / "ours.csv"))))
+
+
 def table(found):
     """Return deaths() as a Markdown table."""
     lines = ["| | threads | runs | different ends | left the path | came back | dead |", "|" + 7 * " --- |"]
@@ -188,7 +193,7 @@ def main(argv=None):
         make_all(args.make, args.seeds or (STAGE_2_SEEDS if args.make else STAGE_0_SEEDS), folder)
         return
     theirs, ours = (read(folder / name) for name in ("runs.csv", "ours.csv"))
-    summary = {"stage 0": deaths(*(rows[rows["stage"] == 0] for rows in (theirs, ours)))}
+    summary = {"stage 0": stage_0(folder)}
     print(table(summary["stage 0"]))
     a, b = (rows[rows["stage"] == 2].sort_values("seed") for rows in (ours, theirs))
     if len(a) > 1 and len(b) > 1:

@@ -63,7 +63,7 @@ def find_ink(grey):
     ink = difference if difference.max() > -difference.min() else -difference
     if ink.max() < FAINTEST:
         raise InputError("looks like an empty page")
-    level = np.percentile(ink[ink > 0.3 * ink.max()], 75)  # of the ink itself, for one dark spot says little of a pencil
+    level = np.percentile(ink[ink > 0.3 * ink.max()], 75)  # not the darkest spot, which says little of a pencil
     return ((ink / level - 0.3) / 0.5).clip(0, 1)  # a soft threshold: below it is the paper's grain
 
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import STUDY
 from scipy import stats
 
-from experiments import answer
+from experiments import answer, faithful
 from experiments.answer import ALONE, BOTH, EARLY, LARGE, LATE, compare, comparisons, holm, load, signed, signed_ranks
 
 
@@ -155,3 +155,37 @@ def test_charts_show_means_and_paired_differences(recorded, mnist):
     assert axes.lines[1].get_ydata()[-1] == pytest.approx(100 * (end / begin).mean())
     grey = ((mnist[1][0] / 255 - (mnist[1][0] / 255).mean()) ** 2).mean()
     assert axes.lines[2].get_ydata()[0] == pytest.approx(100 * grey / begin.mean())
+
+
+def test_equivalence_is_two_one_sided_welch_tests():
+    """Against SciPy's own Welch tests of the shifted logarithms."""
+    random = np.random.default_rng(3)
+    ours, theirs = np.exp(random.normal(6, 0.1, 16)), np.exp(random.normal(6.02, 0.14, 16))
+    found = faithful.equivalence(ours, theirs, 1.15)
+    first, second, limit = np.log(ours), np.log(theirs), np.log(1.15)
+    lower = stats.ttest_ind(second + limit, first, equal_var=False, alternative="greater").pvalue
+    upper = stats.ttest_ind(second - limit, first, equal_var=False, alternative="less").pvalue
+    assert found["p"] == pytest.approx(max(lower, upper))
+    interval = stats.ttest_ind(second, first, equal_var=False).confidence_interval(0.9)
+    assert (found["low"], found["high"]) == pytest.approx((np.exp(interval.low), np.exp(interval.high)))
+    assert found["ratio"] == pytest.approx(stats.gmean(theirs) / stats.gmean(ours))
+
+
+def test_runs_that_left_came_back_or_died_are_counted():
+    columns = ["stage", "seed", "threads", "gated", "above_5", "at_the_end", "losses_sha256"]
+    theirs = [
+        [0, 102, 1, 0, 0, 0.5, "a"],
+        [0, 102, 1, 0, 3, 2.3, "b"],
+        [0, 102, 1, 0, 60, 14.0, "c"],
+        [0, 200, 0, 1, 0, 1, "d"],
+    ]
+    ours = pandas.DataFrame(
+        [[0, 200, 0, 0.4, "e"]], columns=["stage", "seed", "above_5", "at_the_end", "losses_sha256"]
+    )
+    first, second, third = faithful.deaths(pandas.DataFrame(theirs, columns=columns), ours.assign(cut=1))
+    assert first == {
+        "program": "the author's, as written, one seed", "threads": "1",
+        "runs": 3, "ends": 3, "left": 2, "back": 1, "dead": 1,
+    }  # fmt: skip
+    assert (second["program"], second["threads"], second["dead"]) == ("the author's, gated, 20 seeds", "default", 0)
+    assert third["program"] == "ours, cut at 1e-7, 20 seeds"

@@ -92,7 +92,7 @@ def test_a_third_output_takes_three_places(small_data, tmp_path):
     """The guide's change, applied to a copy of the project; trained, stopped, gone on with, measured and drawn."""
     for path in ROOT.glob("*.py"):
         shutil.copy(path, tmp_path)
-    shutil.copy(ROOT / "requirements.txt", tmp_path)
+    shutil.copytree(ROOT / "support", tmp_path / "support")
     (change,) = (text for language, text in blocks(PAGES[0]) if language == "diff")
     assert len(re.findall(r"(?m)^\+\+\+ ", change)) == 3
     subprocess.run(["patch", "-p1", "--silent"], cwd=tmp_path, input=change, text=True, check=True)

@@ -11,8 +11,9 @@ from conftest import REFERENCE, ROOT, STUDY, metrics
 
 import evaluate
 from benchmarks import gpu, step_time, throughput
-from experiments import answer
+from experiments import answer, faithful
 
+WITH_TABLES = ("faithful", "results", "second_task", "speed")
 PAGES = [path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]
 
 
@@ -44,6 +45,7 @@ def printed(study):
     results = tables["results"].splitlines()
     return {
         "README.md": ["\n".join(line for line in results if "epochs 11" not in line)],
+        "docs/faithful.md": [faithful.table(faithful.stage_0(REFERENCE / "original"))],
         "docs/results.md": [
             tables["results"],
             "\n".join(["```text", *evaluate.report(metrics(REFERENCE))[:5], "```"]),
@@ -56,7 +58,7 @@ def printed(study):
     }
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "docs/second_task.md", "docs/speed.md"])
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{name}.md" for name in WITH_TABLES)])
 def test_tables_are_what_the_programs_print(name, printed):
     missing = [text for text in printed[name] if text not in read(name)]
     assert not missing, "\n\n".join(missing)

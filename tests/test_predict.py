@@ -118,9 +118,7 @@ def test_digits_are_read_when_they_are_prepared(kind, network):
     print(f"\n{kind}: resized {shares[0]:.0%}, inverted too {shares[1]:.0%}, prepared {shares[2]:.0%}")
     assert shares[2] >= (0.945 if kind == "real" else 0.95)
     for page in ("your_own_problem.md", "your_own_problem.ja.md"):
-        table = re.findall(
-            r"(?m)^\| [^|]+ \| (\d+)% \| (\d+)% \| (\d+)% \|$", (ROOT / "docs" / page).read_text()
-        )
+        table = re.findall(r"(?m)^\| [^|]+ \| (\d+)% \| (\d+)% \| (\d+)% \|$", (ROOT / "docs" / page).read_text())
         said = np.array(table[[*KINDS, "real"].index(kind)], float)
         assert np.allclose(said, np.array(shares) * 100, atol=2), (
             page
