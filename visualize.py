@@ -136,7 +136,9 @@ def draw_sheet(images, labels, probabilities, reconstructions, class_names):
             answer, picture = probabilities[index].argmax(), join(images[index], reconstructions[index], 2, axis=0)
             said, color = short(class_names[answer]), "black"
             if answer != label:
-                said, color = f"{said}, is {short(class_names[label])}", "tab:red"
+                truth = short(class_names[label])
+                said = f"{said}, is {truth}" if len(said + truth) < 6 else f"{said}\nis {truth}"
+                color = "tab:red"
             show(axes, picture, said, probabilities[index].max(), fontsize=size, color=color)
             if axes in places[:, 0]:
                 middles = [height / 2, 3 * height / 2 + 2]

@@ -45,7 +45,7 @@ def picture_style(texts=()):
     fonts, left = fonts_for(texts)
     if left:
         print(f"No font here has {left[:10]}: install one, such as Noto Sans CJK (apt install fonts-noto-cjk)")
-    style = {"text.parse_math": False, "font.sans-serif": fonts}
+    style = {"text.parse_math": False, "font.family": fonts}
     with matplotlib.style.context(["default", style]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # it has been said
         yield

@@ -193,7 +193,7 @@ def test_what_the_pictures_of_a_run_show(crops_run, monkeypatch):
         index = index_of(picture[:32])
         assert np.array_equal(picture[-32:], drawings[index])
         right, said = names[labels[index]], names[answers[index]]
-        assert axes.get_title().startswith(f"{said}\n" if said == right else f"{said}, is {right}\n")
+        assert axes.get_title().startswith(f"{said}\n" if said == right else f"{said}\nis {right}\n")
         shown.append((index, labels[index]))
     assert len({*shown}) == len(shown) == 20  # no image twice
     assert sorted(label for _, label in shown) == 10 * [0] + 10 * [1]

@@ -1,6 +1,7 @@
 """What the pictures show, read off the figures before they become pixels."""
 
 import io
+import warnings
 
 import matplotlib
 import numpy as np
@@ -128,8 +129,13 @@ def test_a_font_that_has_the_letters_comes_after_matplotlibs_own(monkeypatch):
     installed = next(font for font in font_manager.fontManager.ttflist if font.name == "STIXGeneral")
     monkeypatch.setattr(fonts, "WIDE_FONTS", [installed.name])
     assert fonts_for(["cat"]) == (["DejaVu Sans"], "")
-    only_there = min(fonts.letters_of(installed.name) - fonts.letters_of("DejaVu Sans"))
-    assert fonts_for([chr(only_there)]) == (["DejaVu Sans", installed.name], "")
+    only_there = chr(min(fonts.letters_of(installed.name) - fonts.letters_of("DejaVu Sans")))
+    assert fonts_for([only_there]) == (["DejaVu Sans", installed.name], "")
+    with picture_style([only_there]):
+        warnings.simplefilter("error")  # as of a letter that is drawn as an empty box
+        figure = Figure()
+        figure.text(0.5, 0.5, f"a{only_there}")
+        figure.savefig(io.BytesIO())
 
 
 def test_a_users_own_settings_do_not_count_and_come_back():
