@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-if __name__ == "__main__":
+if __name__ in ("__main__", "__mp_main__"):  # a worker of Dask's loads this file, too
     import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
 from data import InputError
