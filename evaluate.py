@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     own_data = metrics["data_sha256"] == stamp["data_sha256"]
     if own_data and metrics["data_sha256"] == MNIST_SHA256:
         metrics["article_accuracy"] = ARTICLE_ACCURACY
-    print("\n".join(report(metrics)), flush=True)  # before it is written, which may fail
+    print("\n".join(report(metrics)))  # before it is written, which may fail
     if not own_data:
         print("Not its own data: this network was trained on others")
     with run_folder.writing(folder, stamp):
