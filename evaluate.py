@@ -99,11 +99,13 @@ def main(argv: list[str] | None = None) -> None:
     own_data = metrics["data_sha256"] == stamp["data_sha256"]
     if own_data and metrics["data_sha256"] == MNIST_SHA256:
         metrics["article_accuracy"] = ARTICLE_ACCURACY
-    print("\n".join(report(metrics)))  # before it is written, which may fail
-    if not own_data:
-        print("Not its own data: this network was trained on others")
-    with run_folder.writing(folder, stamp):
-        write_json(folder / run_folder.METRICS, metrics)
+    try:  # it is said although it cannot be written, and written although it cannot be said
+        print("\n".join(report(metrics)))
+        if not own_data:
+            print("Not its own data: this network was trained on others")
+    finally:
+        with run_folder.writing(folder, stamp):
+            write_json(folder / run_folder.METRICS, metrics)
     print(f"Wrote {folder / run_folder.METRICS}. Next: {cli.next_command('visualize.py', folder, args.data)}")
 
 
