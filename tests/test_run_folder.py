@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import csv
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -347,7 +348,7 @@ def test_no_result_beside_a_network_that_it_does_not_belong_to(
 ):
     """An epoch ends at the worst moment: the results of the old network are not written, and that is said."""
     copy_run(one_epoch, tmp_path)
-    place, name = (keras.saving, "load_model") if "read" in moment else (sys.modules[script], "run_network")
+    place, name = (keras.saving, "load_model") if "read" in moment else (importlib.import_module(script), "run_network")
     original = getattr(place, name)
 
     def epoch_ends(*arguments, **more):
