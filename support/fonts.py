@@ -30,7 +30,7 @@ def fonts_for(texts):
     left, fonts = {ord(letter) for text in texts for letter in text if letter.isprintable()}, []
     installed = {entry.name for entry in font_manager.fontManager.ttflist}
     for font in ["DejaVu Sans", *(font for font in WIDE_FONTS if font in installed)]:
-        if not fonts or left & letters_of(font):
+        if not fonts or (left and left & letters_of(font)):  # a font is read only if a letter is missing
             fonts.append(font)
             left -= letters_of(font)
     return fonts, "".join(sorted(map(chr, left)))

@@ -219,10 +219,14 @@ def load_network(
     return model, stamp
 
 
+def is_of_run(stamp, settings):
+    """Return whether a network, by what its stamp says, is of the run with these settings."""
+    return all(stamp[name] == settings[name] for name in STAMP)
+
+
 def check_same_run(folder, stamp):
     """Raise InputError when a network, by what its stamp says, is not of the run in the folder."""
-    settings = read_settings(folder)
-    if any(stamp[name] != settings[name] for name in STAMP):
+    if not is_of_run(stamp, read_settings(folder)):
         raise InputError(f"{folder / MODEL} is of another run than {SETTINGS} and {HISTORY}: {START_ANEW}")
 
 
@@ -235,7 +239,7 @@ def restore(folder, model, settings):
     layers, saved_layers = (json.dumps(each.get_config()["layers"], sort_keys=True) for each in (model, saved))
     if layers != saved_layers:
         raise InputError("cannot resume: this run has another network; has model.py changed since?")
-    if any(stamp[name] != settings[name] for name in STAMP):
+    if not is_of_run(stamp, settings):
         raise InputError(f"cannot resume: {folder / MODEL} is of another run: {START_ANEW}")
     model.optimizer.build(model.trainable_variables)
     try:
