@@ -4,12 +4,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from support.errors import InputError
 
 BOX, FIELD = 20, 28  # MNIST's digits fill a box of 20x20 in a field of 28x28
 WORKING_SIZE = 400  # pixels; a larger picture is scaled down to it first, which also takes away its noise
+COARSE = 100  # pixels; what is joined to the edge is looked for on so small a copy
 FAINTEST = 24  # of 255: a page whose ink differs less from its paper counts as empty
 
 
@@ -67,6 +68,21 @@ def find_ink(grey):
     return ((ink / level - 0.3) / 0.5).clip(0, 1)  # a soft threshold: below it is the paper's grain
 
 
+def without_border(ink):
+    """Take away what is joined to the edge of the picture: a neighbour's digit that is cut off, a line, a dark frame.
+
+    ink: of find_ink(); returns the same where more than half of it would go, as of a digit that touches the edge.
+    """
+    small = Image.fromarray(np.uint8(255 * ink))
+    small.thumbnail((COARSE, COARSE), Image.Resampling.BOX)
+    framed = ImageOps.expand(small.point(lambda value: 255 * (value > 64)), border=1, fill=255)
+    ImageDraw.floodfill(framed, (0, 0), 128)
+    joined = framed.point(lambda value: 255 * (value == 128)).filter(ImageFilter.MaxFilter(3))  # its grey rim, too
+    joined = ImageOps.crop(joined, border=1).resize(ink.shape[::-1], Image.Resampling.NEAREST)
+    rest = np.where(joined, 0, ink)
+    return rest if rest.sum() > ink.sum() / 2 else ink
+
+
 def prepare_digit(picture):
     """Prepare a picture of a digit as MNIST was; returns uint8 (28, 28), 255 for ink.
 
@@ -75,7 +91,7 @@ def prepare_digit(picture):
     """
     grey = picture.convert("L")
     grey.thumbnail((WORKING_SIZE, WORKING_SIZE), Image.Resampling.BOX)
-    ink = find_ink(np.asarray(grey, np.float64))
+    ink = without_border(find_ink(np.asarray(grey, np.float64)))
     rows, columns = (np.flatnonzero((ink > 0.5).any(axis=axis)) for axis in (1, 0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = BOX / max(ink.shape)
