@@ -1,11 +1,11 @@
 """Ask a trained network about pictures of your own: photos, scans, drawings.
 
     python predict.py my_digit.png photo.jpg
-    python predict.py my_digit.png --output-dir outputs/reference      with the recorded network
 
-Says the answer for each file, and writes predictions.png to the output directory: the picture, what the
-network gets of it, and how it draws that again. For a network trained on MNIST a picture is prepared as
-MNIST was; for others it is scaled to the size of their images.
+It asks the network in outputs, or the recorded one while there is none; --output-dir names another. It says the answer
+for each file, and writes predictions.png beside the network: the picture, what the network gets of it, and how it draws
+that again. For a network trained on MNIST a picture is prepared as MNIST was; for others it is scaled to the size of
+their images.
 """
 
 if __name__ == "__main__":
@@ -29,6 +29,7 @@ from support.fonts import picture_style
 from support.pictures import WORKING_SIZE, prepare_digit, prepare_picture, read_picture
 from visualize import percent, save_figure, to_images
 
+RECORDED = cli.ROOT / "outputs" / "reference"
 SURE = 0.9  # below it the second guess is said too
 ROWS = 20  # as many pictures are drawn in predictions.png
 
@@ -40,6 +41,13 @@ class Trained(NamedTuple):
     stamp: dict  # what model.keras says of its epoch and run
     class_names: list[str]
     prepare: Callable[[Image.Image], np.ndarray]  # makes of a picture the uint8 image that the network is to get
+
+
+def choose_run() -> Path:
+    """Return the folder of the network that is asked where none is named: outputs, or the recorded run's until then."""
+    if (cli.OUTPUT_DIR / run_folder.MODEL).exists():
+        return cli.OUTPUT_DIR
+    return RECORDED.relative_to(Path.cwd()) if RECORDED.is_relative_to(Path.cwd()) else RECORDED
 
 
 def load_trained(folder: Path | str) -> Trained:
@@ -94,10 +102,12 @@ def draw_predictions(rows: list[tuple]) -> Figure:
 
 def main(argv: list[str] | None = None) -> None:
     parser = cli.ArgumentParser(__doc__)
+    parser.set_defaults(output_dir=choose_run())
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="a file that Pillow can read")
     args = parser.parse_args(argv)
     folder = args.output_dir
     trained = load_trained(folder)
+    print(f"The network of {folder}:", flush=True)
     rows, answered = [], 0
     for path in args.pictures:
         name = " ".join(str(path).split())

@@ -197,14 +197,16 @@ def study(client, tasks, rows, output_dir, threads):
 def parse_args(argv=None):
     parser = cli.ArgumentParser(__doc__)
     add = parser.add_argument
-    parser.set_defaults(output_dir=None)
+    parser.set_defaults(output_dir=OUTPUT_DIR)
     add("--part", choices=sorted({task[0]["part"] for task in plan()}), action="append", help="can be given again")
     add("--quick", action="store_true", help=f"every part in miniature, in {QUICK_DIR}")
     add("--workers", type=cli.number(int, 1), default=1, help="tasks at a time on this machine (default: 1)")
     add("--threads", type=cli.number(int, 1), help="of the backend in a run (default: the cores by the workers)")
     add("--scheduler", metavar="ADDRESS", help="of a Dask cluster that exists, such as tcp://127.0.0.1:8786")
     args = parser.parse_args(argv)
-    args.output_dir = (args.output_dir or (QUICK_DIR if args.quick else OUTPUT_DIR)).resolve()
+    if args.quick and args.output_dir == OUTPUT_DIR:
+        args.output_dir = QUICK_DIR
+    args.output_dir = args.output_dir.resolve()
     args.threads = args.threads or max(1, (os.cpu_count() or 1) // args.workers)
     return args
 

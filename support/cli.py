@@ -18,7 +18,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, doc, data_help=None):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-        self.add_argument("--output-dir", type=Path, default=OUTPUT_DIR, help="folder of the run (default: outputs)")
+        self.add_argument(
+            "--output-dir", type=Path, default=OUTPUT_DIR, help="folder of the run (default: %(default)s)"
+        )
         if data_help:
             self.add_argument("--data", type=Path, help=f"an .npz file like MNIST's (default: {data_help})")
 

@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageOps, UnidentifiedImageError
 
 from support.errors import InputError
 
@@ -39,6 +39,8 @@ def read_picture(path):
         return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
     except FileNotFoundError:
         raise InputError("no such file") from None
+    except UnidentifiedImageError:
+        raise InputError("not a picture that can be read") from None
     except InputError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from sklearn.datasets import load_digits
 
 from data import InputError, preprocess
-from predict import ROWS, SURE, answer_in_words, draw_predictions, load_trained, run_on_picture
+from predict import ROWS, SURE, answer_in_words, choose_run, draw_predictions, load_trained, run_on_picture
 from support.backend import run_network
 from support.pictures import find_ink, prepare_digit, prepare_picture, read_picture
 from support.run_folder import load_network
@@ -307,7 +307,7 @@ def test_the_others_are_still_answered(folder, tmp_path):
     (tmp_path / "notes.txt").write_text("seven")
     done = ask(folder, tmp_path / "notes.txt", tmp_path / "seven.png")
     assert done.returncode == 1
-    assert done.stdout.startswith(f"{tmp_path / 'seven.png'}: 7, ")
+    assert done.stdout.startswith(f"The network of {folder}:\n{tmp_path / 'seven.png'}: 7, ")
     assert done.stderr.startswith(f"predict.py: {tmp_path / 'notes.txt'}: not a picture")
     assert done.stderr.count("\n") == 1
     assert matplotlib.image.imread(folder / "predictions.png").shape[0] > 200
@@ -317,6 +317,18 @@ def test_without_a_run_it_says_which_to_use(tmp_path):
     seven().save(tmp_path / "seven.png")
     with pytest.raises(InputError, match="--output-dir outputs/reference has the recorded one"):
         call("predict.py", tmp_path / "seven.png", "--output-dir", tmp_path / "none")
+
+
+def test_which_network_is_asked(tmp_path, monkeypatch):
+    """That in outputs; the recorded one while there is none, from whatever folder."""
+    monkeypatch.chdir(tmp_path)
+    assert choose_run() == REFERENCE
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "model.keras").touch()
+    assert choose_run() == Path("outputs")
+    monkeypatch.chdir(ROOT / "tests" / "..")
+    if not (ROOT / "outputs" / "model.keras").exists():
+        assert choose_run() == Path("outputs", "reference")
 
 
 def test_the_second_guess_is_said_when_the_first_is_not_sure():
@@ -358,8 +370,8 @@ def test_many_large_pictures_are_drawn_small_and_it_says_how_many(folder, tmp_pa
 
     monkeypatch.setattr(sys.modules["predict"], "draw_predictions", draw_and_note)
     lines = call("predict.py", *paths, "--output-dir", folder).splitlines()
-    assert len(lines) == ROWS + 2
-    assert lines[0].startswith(f"{tmp_path}/page 0.png: 7, ")
+    assert len(lines) == ROWS + 3
+    assert lines[1].startswith(f"{tmp_path}/page 0.png: 7, ")
     assert lines[-1].endswith(f"predictions.png, the first {ROWS} of {ROWS + 1} pictures")
     assert drawn == ROWS * [(400, 300)]
 
