@@ -1,7 +1,9 @@
-"""The guide for one's own problem: every block of both pages runs, in order, and prints what the page says."""
+"""The guides, one's own problem and many outputs: every block runs, in order, and prints what the page says."""
 
 import contextlib
+import functools
 import io
+import json
 import re
 import shlex
 import shutil
@@ -14,7 +16,9 @@ from conftest import REFERENCE, ROOT, call, copy_run, metrics, tiles
 from PIL import Image
 from test_predict import draw
 
-PAGES = ["docs/your_own_problem.md", "docs/your_own_problem.ja.md"]
+PAGES = ["docs/your_own_problem.md", "docs/many_outputs.md"]
+ELSEWHERE = "# Needs docs/requirements.txt.\n"  # how the block begins that exports the network
+DOWNLOADS = "# Downloads"  # how a block begins that needs the network
 
 
 def blocks(page):
@@ -36,13 +40,16 @@ def place(tmp_path):
     return folder
 
 
-ELSEWHERE = "# Needs docs/requirements.txt.\n"  # how the block begins that exports the network
-
-
 def run_blocks(page, elsewhere=False):
-    """Run a page's blocks one after the other; returns [(what a block should print, what it printed)]."""
-    names, said, pairs = {}, "", []
+    """Run a page's blocks in order, in this process; returns [(what a block should print, what it printed)].
+
+    What stands between a change of the files and their return is left out; test_the_guides_in_their_order() runs it.
+    """
+    names, said, pairs, changed = {}, "", [], False
     for language, text in blocks(page):
+        changed = (changed or language == "diff") and not text.startswith("git checkout")
+        if changed or text.startswith(("git checkout", DOWNLOADS)):
+            continue
         if text.startswith(ELSEWHERE) and not elsewhere:
             said = None
         elif language == "python":
@@ -60,13 +67,15 @@ def run_blocks(page, elsewhere=False):
     return pairs
 
 
-def test_every_block_of_the_guide(place, monkeypatch):
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_the_guide(page, place, monkeypatch):
     monkeypatch.chdir(place)
-    pairs = run_blocks(PAGES[0])
-    assert len(pairs) >= 10
+    pairs = run_blocks(page)
+    assert len(pairs) >= 3
     for expected, printed in pairs:
         assert printed == expected
-    assert metrics(place / "outputs" / "pictures")["images"] == 52
+    if page == PAGES[0]:
+        assert metrics(place / "outputs" / "pictures")["images"] == 52
 
 
 @pytest.mark.slow
@@ -79,11 +88,85 @@ def test_the_network_elsewhere(place, monkeypatch):
         assert printed == expected
 
 
-def test_both_pages_have_the_same_code():
+@pytest.mark.parametrize("page", PAGES)
+def test_both_languages_have_the_same_code(page):
     english, japanese = (
-        [(language, re.sub(r"#.*|\"\"\".*?\"\"\"", "", text)) for language, text in blocks(page)] for page in PAGES
+        [(language, re.sub(r"#.*|\"\"\".*?\"\"\"", "", text)) for language, text in blocks(name)]
+        for name in (page, page.replace(".md", ".ja.md"))
     )
     assert english == japanese
+
+
+# Runs blocks of Python, one a line, in one process, as a reader types them; Fashion-MNIST is the project's own data.
+READER = """
+import contextlib, io, json, sys
+import keras
+from data import DATA
+with __import__("numpy").load(DATA) as file:
+    parts = [(file["x_" + part], file["y_" + part]) for part in ("train", "test")]
+keras.datasets.fashion_mnist.load_data = lambda: parts
+names = {}
+for line in sys.stdin:
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        exec(json.loads(line), names)
+    print(json.dumps(output.getvalue()), flush=True)
+"""
+
+
+@contextlib.contextmanager
+def reader(folder):
+    """Yield a function that runs a block of Python in a new Python in the folder; returns what it printed."""
+    command, pipe = [sys.executable, "-c", READER], subprocess.PIPE
+    with subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as python:
+
+        def run(text):
+            python.stdin.write(json.dumps(text) + "\n")
+            python.stdin.flush()
+            return json.loads(python.stdout.readline())
+
+        yield run
+        python.stdin.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("git") and shutil.which("patch")), reason="there is no git or no patch here")
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no clone")
+@pytest.mark.parametrize("language", ["", ".ja"])
+def test_the_guides_in_their_order(place, tmp_path, language):
+    """In a clone, one page after the other: the diff applied, and taken back where the page says so."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    shutil.copytree(place / "pictures", clone / "pictures")
+    shutil.copy(place / "seven.png", clone)
+    run = functools.partial(subprocess.run, cwd=clone, capture_output=True, text=True, check=True)
+    changes = 0
+    for page in PAGES:
+        with contextlib.ExitStack() as pythons:
+            python = pythons.enter_context(reader(clone))
+            for kind, text in blocks(page.replace(".md", f"{language}.md")):
+                if kind == "python" and not text.startswith(ELSEWHERE):
+                    printed = python(text)
+                elif kind == "python":
+                    printed = None
+                elif kind == "diff":
+                    run(["patch", "-p1", "--silent"], input=text)
+                    changes += 1
+                elif kind == "sh" and text.startswith("git checkout"):
+                    run(shlex.split(text))
+                    python = pythons.enter_context(reader(clone))  # "begin a new Python"
+                elif kind == "sh":
+                    for line in text.splitlines():
+                        name, *arguments = shlex.split(line)
+                        assert name == "python"
+                        said = run([sys.executable, *arguments]).stdout
+                elif kind == "text" and printed is not None:
+                    assert printed == text
+                if kind == "sh" and "outputs/even" in text:
+                    assert "even_accuracy" in said
+    assert changes == 1
+    assert run(["git", "status", "--short", "--untracked-files=no"]).stdout == ""
+    with np.load(clone / "fashion.npz") as file:
+        assert file["class_names"].shape == (10,)
 
 
 @pytest.mark.slow
