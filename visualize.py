@@ -1,10 +1,11 @@
 """Draw what a trained network has learnt, as PNGs in the output directory.
 
     python visualize.py
+    python visualize.py --beside outputs/other     with the test curves of another run in training.png
 
 model.png                the layers and their shapes
 reconstructions/00.png   the first test images, left the original, right the reconstruction
-reconstructions.png      two examples of every class: the classifier's answer, original above reconstruction
+reconstructions.png      an example of every class: the classifier's answer, original above reconstruction
 training.png             both losses and the errors over the epochs
 confusion_matrix.png     which class was taken for which
 mistakes.png             the images it got wrong, most confident first
@@ -14,6 +15,7 @@ if __name__ == "__main__":
     import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
 import subprocess
+from pathlib import Path
 
 import keras
 import matplotlib.image
@@ -21,7 +23,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from data import MNIST_SHA256, load_data, name_classes
+from data import MNIST_SHA256, InputError, load_data, name_classes
 from evaluate import ARTICLE_ACCURACY
 from support import cli, run_folder
 from support.backend import check_fit, run_network
@@ -31,11 +33,12 @@ from support.fonts import picture_style
 COUNT = 3  # [A] shows as many pairs
 PAIR_HEIGHT = 224  # pixels, or a little less: a pixel of MNIST becomes 8x8 of them
 GAP = 2  # of the images' pixels, between the two halves of a pair
-SHEET_COLUMNS = 10  # as many fit on a sheet
+SHEET = 10  # as many pictures fit on a sheet
 MATRIX_CLASSES = 20  # as many can be told apart with a number in each cell
 MISTAKES = 24  # as many fit on a sheet
 TRAINING = {"color": "tab:blue", "marker": "o"}  # each colour has one meaning, here and in the other charts
 TEST = {"color": "tab:orange", "marker": "s"}
+BESIDE = {"color": "tab:green", "linewidth": 1}
 GRAPHVIZ_SECONDS = 60  # after which it counts as hanging
 PNG = {"Software": None}  # no version, no date: the same picture is the same file
 
@@ -111,47 +114,44 @@ def show(axes, picture, answer, probability, **title):
 
 
 def draw_sheet(images, labels, probabilities, reconstructions, class_names):
-    """Draw test images of every class in two rows, each above its reconstruction, under what the classifier says.
+    """Draw test images of every class, each above its reconstruction, under what the classifier says.
 
-    images, reconstructions: as load_data() gives them. probabilities: (n, classes). There are ten columns or a few
-    less, one for each class of ten; of more than ten classes only the first ten are shown. Returns the figure.
+    images, reconstructions: as load_data() gives them. probabilities: (n, classes). There are ten places: one for each
+    of ten classes, several for each of fewer; of more classes the first ten are shown. Returns the figure.
     """
-    classes, height = class_names[:SHEET_COLUMNS], images.shape[1]
-    of_class = SHEET_COLUMNS // len(classes)  # columns for each class
+    classes, height = class_names[:SHEET], images.shape[1]
+    of_class = SHEET // len(classes)
     which = "every class" if len(classes) == len(class_names) else f"{len(classes)} of {len(class_names)} classes"
-    figure = Figure(figsize=(10, 5.6), layout="constrained")
-    how_many = "two" if of_class == 1 else 2 * of_class
-    figure.suptitle(
-        f"Both tasks on the first {how_many} test images of {which}: answer (red: wrong), probability, drawing"
-    )
+    how_many = "the first test image" if of_class == 1 else f"the first {of_class} test images"
+    figure = Figure(figsize=(6.4, 7), layout="constrained")
+    figure.suptitle(f"Both tasks on {how_many} of {which}:\nanswer (red: wrong), probability, drawing")
     figure.get_layout_engine().set(w_pad=0.02, wspace=0, hspace=0)
-    size = 10 if max(map(len, class_names)) < 8 else 7
-    places = figure.subplots(2, len(classes) * of_class, squeeze=False)
-    for label in range(len(classes)):
-        of_label = places[:, label * of_class : (label + 1) * of_class].ravel()
-        chosen = np.flatnonzero(labels == label)[: len(of_label)]
-        for axes in of_label[len(chosen) :]:
-            axes.remove()
-        for axes, index in zip(of_label, chosen):
-            answer, picture = probabilities[index].argmax(), join(images[index], reconstructions[index], 2, axis=0)
-            said, color = short(class_names[answer]), "black"
-            if answer != label:
-                truth = short(class_names[label])
-                said = f"{said}, is {truth}" if len(said + truth) < 6 else f"{said}\nis {truth}"
-                color = "tab:red"
-            show(axes, picture, said, probabilities[index].max(), fontsize=size, color=color)
-            if axes in places[:, 0]:
-                middles = [height / 2, 3 * height / 2 + 2]
-                axes.set_yticks(middles, ["original", "reconstruction"], rotation=90, va="center")
-                axes.tick_params(length=0)
+    size = 12 if max(map(len, class_names)) < 8 else 9
+    places = figure.subplots(2, SHEET // 2).ravel()
+    chosen = [index for label in range(len(classes)) for index in np.flatnonzero(labels == label)[:of_class]]
+    for axes in places[len(chosen) :]:
+        axes.remove()
+    for axes, index in zip(places, chosen):
+        answer, picture = probabilities[index].argmax(), join(images[index], reconstructions[index], 2, axis=0)
+        said, color = short(class_names[answer]), "black"
+        if answer != labels[index]:
+            truth = short(class_names[labels[index]])
+            said = f"{said}, is {truth}" if len(said + truth) < 6 else f"{said}\nis {truth}"
+            color = "tab:red"
+        show(axes, picture, said, probabilities[index].max(), fontsize=size, color=color)
+        if axes in places[:: SHEET // 2]:
+            middles = [height / 2, 3 * height / 2 + 2]
+            axes.set_yticks(middles, ["original", "reconstruction"], rotation=90, va="center", fontsize=size)
+            axes.tick_params(length=0)
     return figure
 
 
-def draw_training(history, loss_weights, run, article_accuracy=None):
+def draw_training(history, loss_weights, run, article_accuracy=None, beside=None):
     """Draw the losses and the share of errors over the epochs, on logarithmic axes.
 
     history: the rows that train() yields. loss_weights: a dict by output, and run: what to call it, for the titles.
-    article_accuracy: from 0 to 1, where it belongs to these data. Returns the figure.
+    article_accuracy: from 0 to 1, where it belongs to these data. beside: the name of another run and its history, of
+    which the test images are drawn as thin lines. Returns the figure.
     """
     losses = {"classification": "Cross-entropy", "autoencoder": "Mean squared error"}
     panels = {
@@ -160,20 +160,24 @@ def draw_training(history, loss_weights, run, article_accuracy=None):
     } | {"classification_accuracy": "Wrong answers in percent"}
     figure = Figure(figsize=(4 * len(panels), 4.9), layout="constrained")
     what = "Training images: mean over each epoch, with Dropout. Test images: after each epoch."
-    figure.suptitle(f"{run}\n{what}", fontsize=14)
+    other = f"\nThe other run: {beside[0]}" if beside else ""
+    figure.suptitle(f"{run}\n{what}{other}", fontsize=14)
     for axes, (name, title) in zip(figure.subplots(1, len(panels)), panels.items()):
-        for prefix, label, style in (("", "training images", TRAINING), ("val_", "test images", TEST)):
-            values = np.array([row[prefix + name] for row in history])
+        lines = [(history, "", "training images", TRAINING), (history, "val_", "test images", TEST)]
+        if beside:
+            lines.append((beside[1], "val_", "test images, the other", BESIDE))
+        for rows, prefix, label, style in lines:
+            values = np.array([row.get(prefix + name, np.nan) for row in rows])  # the other may lack this output
             values = 100 * (1 - values) if name == "classification_accuracy" else values
             values[~((values > 1e-30) & (values < 1e30))] = np.nan  # no errors at all, say, have no logarithm
-            axes.plot([row["epoch"] for row in history], values, markersize=5, label=label, **style)
-        if np.isnan([line.get_ydata() for line in axes.lines]).all():
+            axes.plot([row["epoch"] for row in rows], values, markersize=5, label=label, **style)
+        if all(np.isnan(line.get_ydata()).all() for line in axes.lines):
             axes.set_ylim(0.1, 1)
             axes.text(0.5, 0.5, "none in any epoch", transform=axes.transAxes, ha="center", fontsize=13)
         if name == "classification_accuracy" and article_accuracy:
             label = f"the article: {100 * (1 - article_accuracy):.2f} % wrong"
             axes.axhline(100 * (1 - article_accuracy), color="black", linestyle="--", label=label)
-        axes.set(xlim=(0.5, len(history) + 0.5), yscale="log")
+        axes.set(xlim=(0.5, max(len(rows) for rows, *_ in lines) + 0.5), yscale="log")
         axes.set_title(title, fontsize=14)
         axes.set_xlabel("epoch", fontsize=13)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -234,9 +238,25 @@ def draw_mistakes(images, labels, probabilities, reconstructions, class_names):
     return figure
 
 
+def read_other(folder):
+    """Return the name and the history of another run. Raises InputError when it has none."""
+    history = run_folder.read_history(folder)
+    if not history:
+        run_folder.read_settings(folder)  # which says so where there is no run at all
+        raise InputError(f"no epoch of the run in {folder} has ended yet")
+    return str(folder), history
+
+
+def in_words(row):
+    """Return what a row of a history says of the test images, as a line."""
+    losses = "cross-entropy {val_classification_loss:.4f}, squared error {val_autoencoder_loss:.5f}".format(**row)
+    return f"epoch {row['epoch']:.0f}, test accuracy {row['val_classification_accuracy']:.2%}, {losses}"
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = cli.ArgumentParser(__doc__, data_help="the one that the run was trained on")
     parser.add_argument("--count", type=cli.number(int, 1, 100), default=COUNT, help="pairs to draw (default: 3)")
+    parser.add_argument("--beside", type=Path, metavar="FOLDER", help="another run, to be drawn into training.png, too")
     args = parser.parse_args(argv)
     folder = args.output_dir
     path = args.data or run_folder.data_of_run(folder)
@@ -244,6 +264,7 @@ def main(argv: list[str] | None = None) -> None:
     run_folder.check_same_run(folder, stamp)
     history = run_folder.read_history(folder, stamp["epoch"], model.output_names)  # which may be an epoch ahead
     _, (images, labels), class_names = load_data(path)
+    beside = read_other(args.beside) if args.beside else None
     article = ARTICLE_ACCURACY if stamp["data_sha256"] == MNIST_SHA256 else None
     check_fit(model, images, labels)
     outputs = run_network(model, images)
@@ -251,12 +272,13 @@ def main(argv: list[str] | None = None) -> None:
     class_names = name_classes(class_names, probabilities.shape[1])
     run = "Seed {seed}, batches of {batch_size}, {precision}".format(**stamp)
 
+    weights = dict(zip(model.output_names, stamp["loss_weights"]))
     sheet = images, labels, probabilities, reconstructions, class_names
     diagram = draw_model(model)
-    with picture_style(class_names):
+    with picture_style([*class_names, str(args.beside)]):
         figures = {
             "reconstructions.png": draw_sheet(*sheet),
-            "training.png": draw_training(history, dict(zip(model.output_names, stamp["loss_weights"])), run, article),
+            "training.png": draw_training(history, weights, run, article, beside),
             "confusion_matrix.png": draw_confusion_matrix(labels, probabilities.argmax(axis=1), class_names),
             "mistakes.png": draw_mistakes(*sheet),
         }
@@ -267,6 +289,8 @@ def main(argv: list[str] | None = None) -> None:
             draw_reconstructions(images[: args.count], reconstructions, folder)
             for name, figure in figures.items():
                 save_figure(figure, folder / name)
+    for name, rows in [(folder, history), beside] if beside else []:
+        print(f"{name}: {in_words(rows[-1])}")
     print(f"Wrote the pictures to {folder}; begin with {folder / 'reconstructions.png'}")
 
 

@@ -42,25 +42,30 @@ MEASURES = {"errors": "errors", **LOSSES, **{name: name.replace("_", " ") for na
 EARLY, LATE = "A, epochs 1 to 5", "A, epochs 11 to 20"
 ARMS = {BOTH: "both tasks", ALONE: "the classifier alone"}
 COLORS = {BOTH: "tab:green", ALONE: "tab:purple"}
-ANSWERS = {  # what is asked, and the comparison that answers it
-    "Does it learn faster? Errors after 200 steps": "part == 'C2' and steps == 200 and measure == 'errors'",
-    "Errors, mean of the first 5 epochs": f"part == '{EARLY}'",
-    "Does it end more accurate? Errors, mean of the last 10 epochs": f"part == '{LATE}'",
-    "Cross-entropy after the last epoch": "part == 'A' and steps == 37500 and measure == 'classification_loss'",
-    "With 1,000 images? Errors": f"part == 'B' and arm == '{BOTH}' and measure == 'errors'",
-    "With a weight of 10? Errors": f"part == 'B' and arm == '{LARGE}' and measure == 'errors'",
-    "With 1,000 labels, and images without? Errors": "images == 1000 and arm == 'U10' and measure == 'errors'",
-    "With 100 labels, and images without? Errors": "images == 100 and filters == 64 and arm == 'U10'",
-    "Better probabilities? Cross-entropy": "images == 1000 and arm == 'L10' and measure == 'classification_loss'",
-    "The same at the fitted temperature": "images == 1000 and arm == 'L10' and measure == 'fitted_loss'",
-    "9 to 1, and not 1 to 1? Errors after an epoch": f"part == 'C' and steps == {EPOCH} and measure == 'errors'",
+FEWER_THAN = 2000  # errors: after how many steps, asks part C2
+NAMES = {BOTH: "weight 0.1", LARGER: "weight 1", LARGE: "weight 10", ALONE: "none"}
+NAMES |= {"L0": "classifier alone", "L10": "both, weight 10", "U1": "both, weight 1,\nand unlabelled images"}
+NAMES |= {"U10": "both, weight 10,\nand unlabelled images"}
+ANSWERS = {  # what is asked, images, labels, the second task's weight, and the comparison that answers it
+    ("More accurate at the end? Errors, mean of epochs 11 to 20", "60,000", "60,000", "0.1"): (
+        f"part == '{LATE}' and measure == 'errors'"
+    ),
+    ("The same. Cross-entropy", "60,000", "60,000", "0.1"): f"part == '{LATE}' and measure == 'classification_loss'",
+    (f"Faster? Steps until fewer than {FEWER_THAN:,} errors", "60,000", "60,000", "0.1"): "measure == 'steps'",
+    ("With few images? Errors", "1,000", "1,000", "0.1"): f"part == 'B' and arm == '{BOTH}' and measure == 'errors'",
+    ("With images without labels? Errors", "55,000", "1,000", "10"): (
+        "images == 1000 and arm == 'U10' and measure == 'errors'"
+    ),
+    ("The same, with 100 labels. Errors", "55,000", "100", "10"): (
+        "images == 100 and filters == 64 and arm == 'U10' and measure == 'errors'"
+    ),
 }
 
 
 def load(folder):
     """Return runs.csv as a table, with a column more: the arm of a row, "0.9 0.1", or in part E "U10".
 
-    Part A's errors are there once more, as means over the first epochs and over the last, two parts of their own.
+    Part A's errors and cross-entropy are there once more, as means over the first epochs and over the last, two parts.
     """
     rows = read_runs(folder / RUNS)
     if rows.empty:
@@ -70,7 +75,8 @@ def load(folder):
     rows["arm"] = np.where(rows["part"] == "E", labelled, first + " " + second)
     epochs = rows[rows["part"] == "A"].sort_values("steps").groupby(["arm", "seed"])
     for part, chosen in ((EARLY, epochs.head(5)), (LATE, epochs.tail(10))):
-        means = chosen.groupby(["arm", "seed", "images", "filters"], as_index=False)["errors"].mean()
+        groups = chosen.groupby(["arm", "seed", "images", "filters"], as_index=False)
+        means = groups[["errors", "classification_loss"]].mean()
         rows = pandas.concat([rows, means.assign(part=part, steps=1)])
     return rows
 
@@ -124,6 +130,25 @@ def comparisons(rows):
     return found
 
 
+def steps_until(errors):
+    """Return after how many steps a run has fewer than FEWER_THAN errors, from a series of errors by steps.
+
+    Between two measurements both are taken for straight lines on logarithmic axes.
+    """
+    after = int(np.argmax(errors.to_numpy() < FEWER_THAN))
+    steps, logarithms = np.log(errors.index[after - 1 : after + 1]), np.log(errors.iloc[after - 1 : after + 1])
+    return np.exp(np.interp(-np.log(FEWER_THAN), -logarithms, steps))
+
+
+def compare_steps(rows):
+    """Return what part C2's steps_until() say: geometric means, and the ratio with its interval, a table of one row."""
+    by_arm = rows[rows["part"] == "C2"].groupby(["arm", "seed"])
+    steps = by_arm[["steps", "errors"]].apply(lambda run: steps_until(run.set_index("steps")["errors"].sort_index()))
+    found = compare(*(np.log(steps[arm].sort_index().to_numpy()) for arm in (BOTH, ALONE)))
+    names = ("mean", "baseline_mean", "difference", "from", "to")
+    return pandas.DataFrame([{"part": "C2", "measure": "steps", **{name: np.exp(found[name]) for name in names}}])
+
+
 def signed(number, digits):
     """Write a difference: "+8", and "-0.2" where "-0" would hide it."""
     while number and not round(number, digits):
@@ -139,6 +164,15 @@ def texts_of(found):
         ends = "" if np.isnan(found[low]) else f" ({signed(found[low], digits)} to {signed(found[high], digits)})"
         texts.append(signed(found[middle], digits) + ends)
     return texts
+
+
+def texts_of_ratio(found):
+    """Return the texts of a comparison of compare_steps(): two means, and the ratio with its interval."""
+    return [
+        f"{found['mean']:.0f}",
+        f"{found['baseline_mean']:.0f}",
+        "{difference:.2f} times ({from:.2f} to {to:.2f})".format(**found),
+    ]
 
 
 def markdown_table(*rows):
@@ -165,16 +199,45 @@ def table_of(found):
 
 def tables(rows, found):
     """Return the Markdown tables of the pages by name, from load() and comparisons()."""
-    answers = [("", "with", "without", INTERVAL)]
-    for question, query in ANSWERS.items():
-        answers += [(question, *texts_of(one)[:3]) for one in found.query(query).head(1).to_dict("records")]
+    answers = [("", "images", "labels", "weight", "both tasks", "classifier alone", INTERVAL)]
+    compared = pandas.concat([found, compare_steps(rows)]) if "C2" in {*rows["part"]} else found
+    for asked, query in ANSWERS.items():
+        for one in compared.query(query).head(1).to_dict("records"):
+            answers.append((*asked, *(texts_of_ratio if one["measure"] == "steps" else texts_of)(one)[:3]))
     made = {"answers": markdown_table(*answers), "results": table_of_results(rows[rows["part"] == "A"])}
+    made |= {"few labels": table_of_few_labels(found), "probabilities": table_of_probabilities(rows)}
     for part in ("B", "C2", "E"):
         made[part] = table_of(found[found["part"] == part])
     means = rows[rows["part"] == "E"].groupby(["filters", "images", "arm"])[[*CALIBRATION]].mean()
     texts = [(*map(str, names), *(f"{mean:.3f}" for mean in of_arm)) for names, *of_arm in means.itertuples()]
     made["calibration"] = markdown_table(("filters", "labels", "arm", *map(MEASURES.get, CALIBRATION)), *texts)
     return {name: table for name, table in made.items() if table.count("\n") > 1}  # those with a row
+
+
+def named(arm):
+    """Return the name of an arm as a table has it, on one line."""
+    return NAMES[arm].replace("\n", " ")
+
+
+def table_of_few_labels(found):
+    """Return the table of the four planned comparisons of part E, and of L10 less L0 beside them."""
+    found = found.query("part == 'E' and filters == 64 and measure == 'errors'")
+    table = [("errors of", "less those of", "labels", INTERVAL, "Holm's p")]
+    planned = found.query("arm == 'U10'")
+    for one in pandas.concat([planned, found.query("arm == 'L10' and images == 100")]).to_dict("records"):
+        p = "not planned" if np.isnan(one["p_holm"]) else f"{one['p_holm']:.4f}"
+        table.append((named(one["arm"]), named(one["baseline"]), f"{one['images']:,}", texts_of(one)[2], p))
+    return markdown_table(*table)
+
+
+def table_of_probabilities(rows):
+    """Return part E's means with 64 filters: the classifier alone, and both tasks with a weight of 10."""
+    measures = ("true_probability", "classification_loss", "temperature", "fitted_loss")
+    means = rows.query("part == 'E' and filters == 64 and arm in ('L0', 'L10')").groupby(["images", "arm"])
+    table = [("labels", "", *map(MEASURES.get, measures))]
+    for (images, arm), *values in means[[*measures]].mean().itertuples():
+        table.append((f"{images:,}", named(arm), *(f"{value:.3f}" for value in values)))
+    return markdown_table(*table)
 
 
 def table_of_results(rows):
@@ -215,7 +278,8 @@ def draw_differences(axes, places, found):
     axes.axhline(0, color="black", linewidth=1)
     half = found["to"] - found["difference"]
     axes.errorbar(places, found["difference"], half, fmt="o", color="black", capsize=5)
-    axes.set_ylabel("difference, mean and 95 % interval\n(below 0: the second task helps)", fontsize=12)
+    axes.set_ylabel("difference, mean and 95 % interval", fontsize=12)
+    axes.text(0.5, 0.02, "below 0: helps", transform=axes.transAxes, ha="center", fontsize=11, fontstyle="italic")
 
 
 def draw_errors(rows, found):
@@ -237,30 +301,57 @@ def draw_errors(rows, found):
     return figure
 
 
-def draw_arms(rows, found, part, title, *measures):
-    """Draw a part's arms, a column for each measure and size: above every run, and the mean with its interval.
-
-    Below are the paired differences. Returns the figure.
-    """
-    sizes = rows[rows["part"] == part].groupby(["images", "filters"]).groups
-    columns = [(measure, *size) for measure in measures for size in sizes]
-    figure, axes = new_figure(title, (4.5 * len(columns) + 1, 8), 2, len(columns))
-    for (measure, images, filters), (upper, lower) in zip(columns, axes.T):
-        query = f"part == '{part}' and images == {images} and filters == {filters}"
-        arms = rows.query(query).pivot(index="seed", columns="arm", values=measure)
+def draw_weights(rows, found):
+    """Draw part B: above every run and the mean with its interval, below the paired differences. Returns the figure."""
+    measures, order = ("errors", "classification_loss"), [ALONE, BOTH, LARGER, LARGE]
+    figure, axes = new_figure("1,000 images: does the weight matter? 16 seeds", (10, 8), 2, 2)
+    for measure, (upper, lower) in zip(measures, axes.T):
+        arms = rows[rows["part"] == "B"].pivot(index="seed", columns="arm", values=measure)[order]
         half = stats.t.ppf((1 + LEVEL) / 2, len(arms) - 1) * arms.sem()
         upper.margins(x=0.25)  # room for a text at the right
-        upper.plot(range(len(half)), arms.T, ".", color="tab:gray", alpha=0.6)
-        upper.errorbar(range(len(half)), arms.mean(), half, fmt="o", color="black", capsize=5)
+        upper.plot(range(len(order)), arms.T, ".", color="tab:gray", alpha=0.6)
+        upper.errorbar(range(len(order)), arms.mean(), half, fmt="o", color="black", capsize=5)
         (seed, arm), worst = arms.stack().idxmax(), arms.max(axis=None)
         upper.annotate(f" seed {seed}", (arms.columns.get_loc(arm), worst), va="center")
-        upper.set(title=f"{images:,} labels, {filters} filters", ylabel=MEASURES[measure])
-        upper.set_xticks(range(len(half)), arms.columns)
-        if worst > 4 * arms.min(axis=None):  # a run that did not train is far above the others
-            make_logarithmic(upper)
-        pairs = found.query(f"measure == '{measure}' and {query}")
+        upper.set(ylabel=MEASURES[measure])
+        upper.set_xticks(range(len(order)), map(NAMES.get, order))
+        pairs = found.query(f"part == 'B' and measure == '{measure}'")
         draw_differences(lower, range(len(pairs)), pairs)
-        lower.set_xticks(range(len(pairs)), pairs["arm"] + "\nless " + pairs["baseline"])
+        lower.set_xticks(range(len(pairs)), pairs["arm"].map(NAMES) + "\nminus none")
+    return figure
+
+
+def draw_labels(rows, found):
+    """Draw part E's differences in the errors, with 64 filters: panels for 100 and 1,000 labels. Returns it."""
+    figure, axes = new_figure("Few labels: errors of the first, less those of the second. 16 seeds", (14, 6), 1, 2)
+    for images, panel in zip((100, 1000), axes.flat):
+        part = rows.query(f"part == 'E' and filters == 64 and images == {images}")
+        arms = part.pivot(index="seed", columns="arm", values="errors")
+        pairs = found.query(f"part == 'E' and filters == 64 and images == {images} and measure == 'errors'")
+        pairs = pairs.sort_values(["baseline", "arm"])  # as in the table
+        for place, (arm, baseline) in enumerate(zip(pairs["arm"], pairs["baseline"])):
+            differences = arms[arm] - arms[baseline]
+            panel.plot([place + 0.15] * len(differences), differences, ".", color="tab:gray", alpha=0.6)
+        draw_differences(panel, range(len(pairs)), pairs)
+        names = pairs["arm"].map(NAMES) + "\n\nless\n" + pairs["baseline"].map(NAMES)
+        panel.set_xticks(range(len(pairs)), names, fontsize=9)
+        panel.set(title=f"{images:,} labels")
+    return figure
+
+
+def draw_first_steps(rows, found):
+    """Draw part C2: the share of wrong answers over the steps, a thin line for each run. Returns the figure."""
+    figure, ((axes,),) = new_figure("The first 800 steps, all images, 16 seeds", (8, 5), 1, 1)
+    for arm, name in ARMS.items():
+        errors = rows.query(f"part == 'C2' and arm == '{arm}'").pivot(index="steps", columns="seed", values="errors")
+        axes.plot(errors.index, errors / 100, color=COLORS[arm], linewidth=0.6, alpha=0.7)
+        axes.plot(errors.index, np.exp(np.log(errors / 100).mean(axis=1)), "o-", color=COLORS[arm], label=name)
+    axes.set_xscale("log")
+    axes.set_xticks(errors.index, [*map(str, errors.index)])
+    axes.minorticks_off()
+    axes.set(xlabel="training steps (logarithmic)", ylabel="wrong answers (logarithmic)")
+    make_logarithmic(axes, (1, 2, 5), "{x:g} %")
+    axes.legend(fontsize=11, title="thick: geometric mean of the seeds")
     return figure
 
 
@@ -290,13 +381,14 @@ def answer(folder):
     write_json(folder / "summary.json", json.loads(found.to_json(orient="records", double_precision=15)))
     charts = {
         "A": ("errors.png", draw_errors),
-        "B": ("weights.png", draw_arms, "B", "Weights of the losses, 16 seeds", "errors", "classification_loss"),
+        "B": ("weights.png", draw_weights),
         "C": ("speed.png", draw_speed),
-        "E": ("labels.png", draw_arms, "E", "L: labelled images only, U: many others too. 1, 10: the weight", "errors"),
+        "C2": ("first_steps.png", draw_first_steps),
+        "E": ("labels.png", draw_labels),
     }
     written = ["summary.json"]
-    for name, draw, *what in (chart for part, chart in charts.items() if part in parts):
-        save_figure(draw(rows, found, *what), folder / name)
+    for name, draw in (chart for part, chart in charts.items() if part in parts):
+        save_figure(draw(rows, found), folder / name)
         written.append(name)
     return written, tables(rows, found)
 

@@ -87,6 +87,9 @@ def plan():
         labelled = compared("E", (ALONE, LARGE), 16, images, 1250, **more)
         others = compared("E", arms, 16, images, 1250, unlabelled=WITHOUT_LABELS, **more)
         tasks += [[*first, *second] for first, second in zip(labelled, others)]
+    first_steps = {"measured_at": [*range(10, 251, 10)], "share_of_data": (None, 2000)}
+    for seed in range(16, 48):
+        tasks.append([new_run("F", arm, seed, ALL_IMAGES, 250, **first_steps) for arm in (ALONE, BOTH)])
     return tasks
 
 

@@ -102,7 +102,7 @@ def test_epochs_are_averaged_run_by_run(recorded):
     for part, chosen in ((EARLY, range(1, 6)), (LATE, range(11, 21))):
         arms = [pairs_of(BOTH, ALONE, part="A", steps=1875 * epoch) for epoch in chosen]
         both, alone = np.mean(arms, axis=0)
-        found = recorded[1].query(f"part == '{part}'")
+        found = recorded[1].query(f"part == '{part}' and measure == 'errors'")
         assert len(found) == 1
         test = stats.ttest_rel(both, alone)
         assert found.iloc[0]["difference"] == pytest.approx((both - alone).mean())
@@ -128,13 +128,13 @@ def first_of(arm):
 
 
 def test_charts_show_means_and_paired_differences(recorded, mnist):
-    figure = answer.draw_arms(*recorded, "B", "1,000 images", "errors", "classification_loss")
+    figure = answer.draw_weights(*recorded)
     upper, _, lower, _ = figure.axes
     values = [pairs_of(arm, ALONE, part="B") for arm in (BOTH, "0.9 1", LARGE)]
     means = [bar[0].get_ydata() for bar in upper.containers]
     assert means[0] == pytest.approx([values[0][1].mean(), *(arm.mean() for arm, _ in values)])
     assert lower.containers[0][0].get_ydata() == pytest.approx([(arm - alone).mean() for arm, alone in values])
-    assert [tick.get_text() for tick in upper.get_xticklabels()] == [ALONE, BOTH, "0.9 1", LARGE]
+    assert [tick.get_text() for tick in upper.get_xticklabels()] == ["none", "weight 0.1", "weight 1", "weight 10"]
     assert [text.get_text() for text in upper.texts] == [" seed 4"]
 
     half = stats.t.ppf(0.975, 15) * np.std(values[0][1], ddof=1) / 4
@@ -155,6 +155,24 @@ def test_charts_show_means_and_paired_differences(recorded, mnist):
     assert axes.lines[1].get_ydata()[-1] == pytest.approx(100 * (end / begin).mean())
     grey = ((mnist[1][0] / 255 - (mnist[1][0] / 255).mean()) ** 2).mean()
     assert axes.lines[2].get_ydata()[0] == pytest.approx(100 * grey / begin.mean())
+
+
+def test_charts_of_few_labels_and_of_the_first_steps(recorded):
+    """In the table's order, each comparison under its names; and a line for every run."""
+    panels = answer.draw_labels(*recorded).axes
+    for panel, images in zip(panels, (100, 1000)):
+        pairs = [("0.9 10", ALONE), ("0.9 1 96", ALONE), ("0.9 10 96", ALONE), ("0.9 10 96", LARGE)]
+        both = [pairs_of(*pair, part="E", filters=64, images=images) for pair in pairs]
+        means = [(first - second).mean() for first, second in both]
+        assert panel.containers[0][0].get_ydata() == pytest.approx(means)
+        names = [" ".join(tick.get_text().split()) for tick in panel.get_xticklabels()]
+        assert names[0] == "both, weight 10 less classifier alone"
+        assert names[3] == "both, weight 10, and unlabelled images less both, weight 10"
+    (axes,) = answer.draw_first_steps(*recorded).axes
+    assert len(axes.lines) == 2 * 17
+    at_800 = pairs_of(BOTH, ALONE, part="C2", steps=800)[0] / 100
+    assert sorted(line.get_ydata()[-1] for line in axes.lines[:16]) == pytest.approx(sorted(at_800))
+    assert axes.lines[16].get_ydata()[-1] == pytest.approx(stats.gmean(at_800))
 
 
 def test_equivalence_is_two_one_sided_welch_tests():

@@ -245,6 +245,11 @@ def other_images(run, data):
     change(data, x_train=np.zeros((320, 28, 28, 3), np.uint8), x_test=np.zeros((80, 28, 28, 3), np.uint8))
 
 
+@case("visualize.py --output-dir {run} --beside {run}/none", "no run in")
+def no_run_beside(run, data):
+    pass
+
+
 @case("visualize.py --output-dir {run} --data {data}", "go up to 10")
 def more_classes(run, data):
     change(data, y_test=np.full(80, 10))

@@ -118,7 +118,7 @@ def test_many_classes(count, mnist, tmp_path):
     probabilities = np.full((940, count), 0.1 / count)
     probabilities[np.arange(940), predicted] = 0.9
     sheet = draw_sheet(images, labels, probabilities, images, names)
-    assert len(sheet.axes) == 20
+    assert len(sheet.axes) == 10
     assert f"10 of {count} classes" in sheet.get_suptitle()
     matrix = draw_confusion_matrix(labels, predicted, names)
     numbers = {text.get_text() for text in matrix.axes[0].texts}
@@ -195,8 +195,8 @@ def test_what_the_pictures_of_a_run_show(crops_run, monkeypatch):
         right, said = names[labels[index]], names[answers[index]]
         assert axes.get_title().startswith(f"{said}\n" if said == right else f"{said}\nis {right}\n")
         shown.append((index, labels[index]))
-    assert len({*shown}) == len(shown) == 20  # no image twice
-    assert sorted(label for _, label in shown) == 10 * [0] + 10 * [1]
+    assert len({*shown}) == len(shown) == 10  # no image twice
+    assert [label for _, label in shown] == 5 * [0] + 5 * [1]
     wrong = np.flatnonzero(answers != labels)
     assert len(figures["mistakes.png"].axes) == min(len(wrong), 24) > 0
     for axes in figures["mistakes.png"].axes:

@@ -13,7 +13,7 @@ import evaluate
 from benchmarks import gpu, step_time, throughput
 from experiments import answer, faithful
 
-WITH_TABLES = ("faithful", "results", "second_task", "speed")
+WITH_TABLES = ("faithful", "results", "second_task", "second_task_details", "speed")
 PAGES = [path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]
 
 
@@ -50,8 +50,9 @@ def printed(study):
             tables["results"],
             "\n".join(["```text", *evaluate.report(metrics(REFERENCE))[:5], "```"]),
         ],
-        "docs/second_task.md": [
-            *(text for name, text in tables.items() if name != "results"),
+        "docs/second_task.md": [tables[name] for name in ("answers", "few labels", "probabilities")],
+        "docs/second_task_details.md": [
+            *(tables[name] for name in ("B", "C2", "E", "calibration")),
             "\n".join(["```text", step_time.report(records(STUDY, "step_time.json")), "```"]),
         ],
         "docs/speed.md": [*speeds, "\n".join(["```text", *gpu.report(records(REFERENCE, "gpu.json")), "```"])],

@@ -32,7 +32,7 @@ PICTURES = {  # height and width in pixels
     "reconstructions/00.png": (224, 464),
     "reconstructions/01.png": (224, 464),
     "reconstructions/02.png": (224, 464),
-    "reconstructions.png": (672, 1200),
+    "reconstructions.png": (840, 768),
     "training.png": (588, 1440),
     "confusion_matrix.png": (768, 840),
     "mistakes.png": (840, 1440),
@@ -103,6 +103,17 @@ def test_pairs_show_the_original_left_and_the_reconstruction_right(trained, smal
         assert np.array_equal(greys[::8, :224:8], images[number])  # full ink is white, 255
         assert np.array_equal(greys[7::8, 240::8], to_images(reconstructions)[number])
         assert (greys[:, 224:240] == 255).all()  # the gap
+
+
+def test_two_runs_side_by_side(trained, tmp_path):
+    """The results of both in a line each, and another training.png."""
+    copy_run(trained, tmp_path)
+    output = call("visualize.py", "--output-dir", tmp_path, "--beside", REFERENCE)
+    found = re.findall(r"(?m)^(.+): epoch (\d+), test accuracy ([\d.]+)%, cross-entropy", output)
+    last = read_history(trained)[-1]
+    own = str(tmp_path), "2", f"{100 * last['val_classification_accuracy']:.2f}"
+    assert found == [own, (str(REFERENCE), "20", "99.16")]
+    assert (tmp_path / "training.png").read_bytes() != (trained / "training.png").read_bytes()
 
 
 def test_without_graphviz_all_else_is_drawn_and_the_same_to_the_byte(trained, tmp_path, monkeypatch):

@@ -52,6 +52,19 @@ def test_training_shows_what_its_legend_says():
     assert len(draw_training(history, WEIGHTS, "A run").axes[2].lines) == 2  # on other data there is no such line
 
 
+def test_another_run_is_drawn_beside_it():
+    """Its test images in a thin line, over all its epochs; nothing where it lacks an output."""
+    history = [{"epoch": 1, **{prefix + name: 0.5 for name in NAMES for prefix in ("", "val_")}}]
+    other = [{"epoch": n, "val_classification_loss": 0.1 * n, "val_classification_accuracy": 0.9} for n in (1, 2)]
+    figure = draw_training(history, WEIGHTS, "A run", beside=("outputs/other", other))
+    assert "outputs/other" in figure.get_suptitle()
+    losses, drawings, wrong = ({line.get_label(): line for line in axes.lines} for axes in figure.axes)
+    assert list(losses["test images, the other"].get_ydata()) == pytest.approx([0.1, 0.2])
+    assert list(wrong["test images, the other"].get_ydata()) == pytest.approx([10, 10])
+    assert np.isnan(drawings["test images, the other"].get_ydata()).all()
+    assert figure.axes[0].get_xlim() == (0.5, 2.5)
+
+
 def test_confusion_matrix_has_the_truth_in_rows():
     """Five zeros taken for nines, one nine for a zero, and four twos right."""
     labels, predicted = np.array([0] * 5 + [9] + [2] * 4), np.array([9] * 5 + [0] + [2] * 4)
@@ -97,7 +110,7 @@ def test_sheet_shows_each_digit_above_its_reconstruction_under_its_answer(mnist)
     probabilities = np.full((200, 10), 0.02)
     probabilities[np.arange(200), (labels + (labels == 4)) % 10] = 0.8  # each 4 is taken for a 5
     figure = draw_sheet(images, labels, probabilities, 255 - images, DIGITS)
-    shown = [(label, np.flatnonzero(labels == label)[row]) for row in range(2) for label in range(10)]
+    shown = [(label, np.flatnonzero(labels == label)[0]) for label in range(10)]
     for axes, (label, index) in zip(figure.axes, shown, strict=True):
         picture = axes.images[0].get_array()
         assert np.array_equal(picture[:28], images[index])

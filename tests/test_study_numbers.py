@@ -1,0 +1,100 @@
+"""The numbers of the study's page, computed once more from its rows, by pandas and SciPy and without the program."""
+
+import re
+
+import numpy as np
+import pandas
+import pytest
+from conftest import ROOT, STUDY
+from scipy import stats
+
+PAGES = ("docs/second_task.md", "docs/second_task.ja.md")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return pandas.read_csv(STUDY / "runs.csv")
+
+
+def numbers(page, heading):
+    """The numbers in the rows of the table under a heading, after its first cell, as texts."""
+    text = (ROOT / page).read_text(encoding="utf-8").replace(",", "")
+    table = re.search(rf"(?m)^\|.*{heading}.*\n\|[ -|]+\n((?:\|.*\n)+)", text).group(1)
+    return [re.findall(r"[-+]?\d+(?:\.\d+)?", line.split("|", 2)[2]) for line in table.splitlines()]
+
+
+def hold(texts, values):
+    """Assert that numbers, as texts, are values, rounded to as many places as they have."""
+    for text, value in zip(texts, values, strict=True):
+        assert abs(float(text) - value) <= 0.501 * 10.0 ** -len(text.partition(".")[2]), (texts, values)
+
+
+def arm(rows, measure, weight, part, **settings):
+    """A measure of one arm by seed; of several rows a seed the mean."""
+    chosen = rows[
+        (rows["part"] == part) & (rows["autoencoder_weight"] == weight) & (rows["classification_weight"] == 0.9)
+    ]
+    for name, values in settings.items():
+        chosen = chosen[chosen[name].isin(np.atleast_1d(values))]
+    return chosen.groupby("seed")[measure].mean()
+
+
+def difference(first, second):
+    """Both means, the mean difference and the ends of Student's interval."""
+    paired = (first - second).to_numpy()
+    assert len(paired) == len(first) == len(second)
+    low, high = stats.t.interval(0.95, len(paired) - 1, paired.mean(), stats.sem(paired))
+    return [first.mean(), second.mean(), paired.mean(), low, high]
+
+
+def steps_until(rows, weight, limit=2000):
+    """Geometric interpolation of the steps after which part C2's runs have fewer errors than the limit."""
+    table = rows[(rows["part"] == "C2") & (rows["autoencoder_weight"] == weight)]
+    found = {}
+    for seed, run in table.groupby("seed"):
+        steps, errors = run.sort_values("steps")[["steps", "errors"]].to_numpy(float).T
+        after = np.flatnonzero(errors < limit)[0]
+        share = np.log(errors[after - 1] / limit) / np.log(errors[after - 1] / errors[after])
+        found[seed] = np.log(steps[after - 1]) + share * np.log(steps[after] / steps[after - 1])
+    return pandas.Series(found)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_answer(rows, page):
+    late = [1875 * epoch for epoch in range(11, 21)]
+    e = {"part": "E", "filters": 64, "images": 1000}
+    expected = [
+        difference(*(arm(rows, "errors", weight, "A", steps=late) for weight in (0.1, 0))),
+        difference(*(arm(rows, "classification_loss", weight, "A", steps=late) for weight in (0.1, 0))),
+        np.exp(difference(steps_until(rows, 0.1), steps_until(rows, 0))),
+        difference(*(arm(rows, "errors", weight, "B") for weight in (0.1, 0))),
+        difference(arm(rows, "errors", 10, **e, unlabelled=96), arm(rows, "errors", 0, **e)),
+        difference(
+            arm(rows, "errors", 10, **{**e, "images": 100}, unlabelled=96),
+            arm(rows, "errors", 0, **{**e, "images": 100}),
+        ),
+    ]
+    for shown, found in zip(numbers(page, "95 ?%"), expected, strict=True):
+        hold(shown[-5:], found)
+
+
+def test_few_labels(rows):
+    def of(weight, unlabelled, images):
+        return arm(rows, "errors", weight, "E", filters=64, images=images, unlabelled=unlabelled)
+
+    planned = [(of(10, 96, images), of(weight, 0, images)) for images in (100, 1000) for weight in (0, 10)]
+    p = np.array([stats.ttest_rel(*pair).pvalue for pair in planned])
+    holm = np.maximum.accumulate(np.sort(p) * [4, 3, 2, 1]).clip(max=1)[p.argsort().argsort()]
+    said = numbers("docs/second_task.md", "Holm's p")
+    for row, pair, corrected in zip(said, planned, holm):
+        hold(row[-4:], [*difference(*pair)[2:], corrected])
+    hold(said[4][-3:], difference(of(10, 0, 100), of(0, 0, 100))[2:])
+
+
+def test_probabilities(rows):
+    said = numbers("docs/second_task.md", "true probability")
+    arms = [(images, weight) for images in (100, 1000) for weight in (0, 10)]
+    for row, (images, weight) in zip(said, arms, strict=True):
+        measures = ("true_probability", "classification_loss", "temperature", "fitted_loss")
+        one = {"filters": 64, "images": images, "unlabelled": 0}
+        hold(row[-4:], [arm(rows, measure, weight, "E", **one).mean() for measure in measures])
