@@ -223,7 +223,7 @@ def main(argv=None):
         rows, failed = read_runs(args.output_dir / RUNS), 0
         planned = [task for task in plan() if not args.part or task[0]["part"] in args.part]
         if args.quick:
-            planned = [in_miniature(task) for task in planned if task[0]["seed"] < 2]
+            planned = [in_miniature(task) for task in planned if task[0]["seed"] % 16 < 2]
         tasks = [task for task in planned if not is_done(task, rows)]
         print(f"{len(planned)} tasks, {len(planned) - len(tasks)} of them done before", flush=True)
         if tasks:

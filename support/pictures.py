@@ -82,7 +82,7 @@ def without_border(ink):
     joined = framed.point(lambda value: 255 * (value == 128)).filter(ImageFilter.MaxFilter(3))  # its grey rim, too
     joined = ImageOps.crop(joined, border=1).resize(ink.shape[::-1], Image.Resampling.NEAREST)
     rest = np.where(joined, 0, ink)
-    return rest if rest.sum() > ink.sum() / 2 else ink
+    return rest if (rest > 0.5).sum() > (ink > 0.5).sum() / 2 else ink
 
 
 def prepare_digit(picture):
