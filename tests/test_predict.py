@@ -12,7 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 from conftest import REFERENCE, ROOT, call, copy_run
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 from sklearn.datasets import load_digits
 
 from data import InputError, preprocess
@@ -394,3 +394,16 @@ def test_ink_at_the_edge_is_not_taken_for_paper():
     assert (ink[20:100, 54] == 1).all()
     assert ink[60:, 20:45].max() < 0.02
     assert ink[:, 70:].max() < 0.02
+
+
+def test_ink_that_is_joined_to_the_edge_is_no_digit():
+    """A neighbour that is cut off goes. A digit that itself touches the edge stays."""
+    page = draw(3, np.random.default_rng(0))
+    width, height = page.size
+    expected = prepare_digit(page)
+    neighbour = page.copy()
+    ImageDraw.Draw(neighbour).rectangle((width - 3, height // 3, width, height), fill=0)
+    assert np.array_equal(prepare_digit(neighbour), expected)
+    left, top, right, bottom = ImageOps.invert(page).getbbox()
+    cut_out = prepare_digit(page.crop((left, top, right, bottom)))
+    assert np.abs(cut_out.astype(int) - expected).mean() < 10
