@@ -133,18 +133,26 @@ def comparisons(rows):
 def steps_until(errors):
     """Return after how many steps a run has fewer than FEWER_THAN errors, from a series of errors by steps.
 
-    Between two measurements both are taken for straight lines on logarithmic axes.
+    Between two measurements both are taken for straight lines on logarithmic axes. NaN where it was not between two.
     """
     after = int(np.argmax(errors.to_numpy() < FEWER_THAN))
+    if not after:
+        return np.nan
     steps, logarithms = np.log(errors.index[after - 1 : after + 1]), np.log(errors.iloc[after - 1 : after + 1])
     return np.exp(np.interp(-np.log(FEWER_THAN), -logarithms, steps))
 
 
 def compare_steps(rows):
-    """Return what part C2's steps_until() say: geometric means, and the ratio with its interval, a table of one row."""
+    """Return what part C2's steps_until() say: geometric means, and the ratio with its interval.
+
+    A table of one row, or of none where there are not two pairs.
+    """
     by_arm = rows[rows["part"] == "C2"].groupby(["arm", "seed"])
     steps = by_arm[["steps", "errors"]].apply(lambda run: steps_until(run.set_index("steps")["errors"].sort_index()))
-    found = compare(*(np.log(steps[arm].sort_index().to_numpy()) for arm in (BOTH, ALONE)))
+    pairs = np.log(steps.unstack("arm").reindex(columns=[BOTH, ALONE])).dropna()
+    if len(pairs) < 2:
+        return pandas.DataFrame()
+    found = compare(pairs[BOTH].array, pairs[ALONE].array)
     names = ("mean", "baseline_mean", "difference", "from", "to")
     return pandas.DataFrame([{"part": "C2", "measure": "steps", **{name: np.exp(found[name]) for name in names}}])
 
@@ -303,10 +311,11 @@ def draw_errors(rows, found):
 
 def draw_weights(rows, found):
     """Draw part B: above every run and the mean with its interval, below the paired differences. Returns the figure."""
-    measures, order = ("errors", "classification_loss"), [ALONE, BOTH, LARGER, LARGE]
+    measures, rows = ("errors", "classification_loss"), rows[rows["part"] == "B"]
+    order = [arm for arm in (ALONE, BOTH, LARGER, LARGE) if arm in {*rows["arm"]}]
     figure, axes = new_figure("1,000 images: does the weight matter? 16 seeds", (10, 8), 2, 2)
     for measure, (upper, lower) in zip(measures, axes.T):
-        arms = rows[rows["part"] == "B"].pivot(index="seed", columns="arm", values=measure)[order]
+        arms = rows.pivot(index="seed", columns="arm", values=measure)[order]
         half = stats.t.ppf((1 + LEVEL) / 2, len(arms) - 1) * arms.sem()
         upper.margins(x=0.25)  # room for a text at the right
         upper.plot(range(len(order)), arms.T, ".", color="tab:gray", alpha=0.6)
@@ -324,8 +333,9 @@ def draw_weights(rows, found):
 def draw_labels(rows, found):
     """Draw part E's differences in the errors, with 64 filters: panels for 100 and 1,000 labels. Returns it."""
     figure, axes = new_figure("Few labels: errors of the first, less those of the second. 16 seeds", (14, 6), 1, 2)
-    for images, panel in zip((100, 1000), axes.flat):
-        part = rows.query(f"part == 'E' and filters == 64 and images == {images}")
+    rows = rows.query("part == 'E' and filters == 64")
+    for images, panel in zip(sorted({*rows["images"]}), axes.flat):
+        part = rows.query(f"images == {images}")
         arms = part.pivot(index="seed", columns="arm", values="errors")
         pairs = found.query(f"part == 'E' and filters == 64 and images == {images} and measure == 'errors'")
         pairs = pairs.sort_values(["baseline", "arm"])  # as in the table
@@ -342,10 +352,11 @@ def draw_labels(rows, found):
 def draw_first_steps(rows, found):
     """Draw part C2: the share of wrong answers over the steps, a thin line for each run. Returns the figure."""
     figure, ((axes,),) = new_figure("The first 800 steps, all images, 16 seeds", (8, 5), 1, 1)
-    for arm, name in ARMS.items():
-        errors = rows.query(f"part == 'C2' and arm == '{arm}'").pivot(index="steps", columns="seed", values="errors")
+    rows = rows[rows["part"] == "C2"]
+    for arm in (arm for arm in ARMS if arm in {*rows["arm"]}):
+        errors = rows[rows["arm"] == arm].pivot(index="steps", columns="seed", values="errors")
         axes.plot(errors.index, errors / 100, color=COLORS[arm], linewidth=0.6, alpha=0.7)
-        axes.plot(errors.index, np.exp(np.log(errors / 100).mean(axis=1)), "o-", color=COLORS[arm], label=name)
+        axes.plot(errors.index, np.exp(np.log(errors / 100).mean(axis=1)), "o-", color=COLORS[arm], label=ARMS[arm])
     axes.set_xscale("log")
     axes.set_xticks(errors.index, [*map(str, errors.index)])
     axes.minorticks_off()

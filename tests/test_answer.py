@@ -175,6 +175,19 @@ def test_charts_of_few_labels_and_of_the_first_steps(recorded):
     assert axes.lines[16].get_ydata()[-1] == pytest.approx(stats.gmean(at_800))
 
 
+@pytest.mark.filterwarnings("ignore")  # of so few pairs SciPy says that they are few
+@pytest.mark.parametrize("query", ["seed < 2", "part == 'A'", "part != 'C2' or autoencoder_weight == 0.1"])
+def test_a_study_that_is_small_or_not_done_is_answered_too(query, tmp_path):
+    """As after --quick: few seeds, few images, and fewer errors than FEWER_THAN from the first measurement on."""
+    rows = pandas.read_csv(STUDY / "runs.csv", keep_default_na=False).query(query)
+    small = rows.assign(errors=rows["errors"] // 50, images=rows["images"].replace({60_000: 640, 1000: 64, 100: 20}))
+    small.to_csv(tmp_path / "runs.csv", index=False)
+    written, tables = answer.answer(tmp_path)
+    assert "errors.png" in written
+    assert "More accurate at the end?" in tables["answers"]
+    assert "Faster?" not in tables["answers"]
+
+
 def test_equivalence_is_two_one_sided_welch_tests():
     """Against SciPy's own Welch tests of the shifted logarithms."""
     random = np.random.default_rng(3)
