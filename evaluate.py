@@ -33,21 +33,24 @@ def compute_metrics(
     """Hold what run_network() returned for images against them and their labels (n,), both as load_data() gives them.
 
     class_names: by default their numbers. Returns a dict: counts of images and errors, accuracies from 0 to 1
-    (None for a class that does not occur), the two losses as means over the images.
+    (None for a class that does not occur), the losses as means over the images; no autoencoder_loss without a decoder.
     """
-    probabilities, reconstructions = outputs["classification"], outputs["autoencoder"]
+    probabilities = outputs["classification"]
     correct = probabilities.argmax(axis=1) == labels  # [R]
     # Keras on TensorFlow takes the cross-entropy of the logits, where nothing is cut off; the probabilities can be too
     # small for a float32. Clipped at the smallest one, such an image counts as 87, where Keras may count more.
     of_truth = probabilities[np.arange(len(labels)), labels].clip(np.finfo(np.float32).tiny)
+    losses = {"classification_loss": round(float(-np.log(of_truth, dtype=np.float64).mean()), 6)}
+    if "autoencoder" in outputs:  # the study has networks that only classify
+        squared = np.square(outputs["autoencoder"] - preprocess(images))
+        losses["autoencoder_loss"] = round(float(squared.mean(dtype=np.float64)), 6)
     class_names = class_names or name_classes([], probabilities.shape[1])
     hits = {name: correct[labels == label] for label, name in enumerate(class_names)}
     return {
         "accuracy": round(float(correct.mean()), 6),
         "errors": int((~correct).sum()),
         "images": len(labels),
-        "classification_loss": round(float(-np.log(of_truth, dtype=np.float64).mean()), 6),
-        "autoencoder_loss": round(float(np.square(reconstructions - preprocess(images)).mean(dtype=np.float64)), 6),
+        **losses,
         "accuracy_of_class": {name: round(float(hit.mean()), 6) if len(hit) else None for name, hit in hits.items()},
     }
 

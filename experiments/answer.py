@@ -42,7 +42,7 @@ MEASURES = {"errors": "errors", **LOSSES, **{name: name.replace("_", " ") for na
 EARLY, LATE = "A, epochs 1 to 5", "A, epochs 11 to 20"
 ARMS = {BOTH: "both tasks", ALONE: "the classifier alone"}
 COLORS = {BOTH: "tab:green", ALONE: "tab:purple"}
-FEWER_THAN = 2000  # errors: after how many steps, asks part C2
+WRONG, AT_RANDOM = 0.2, 0.8  # shares of wrong answers: after how many steps are there fewer, ask parts C2 and F
 NAMES = {BOTH: "weight 0.1", LARGER: "weight 1", LARGE: "weight 10", ALONE: "none"}
 NAMES |= {"L0": "classifier alone", "L10": "both, weight 10", "U1": "both, weight 1,\nand unlabelled images"}
 NAMES |= {"U10": "both, weight 10,\nand unlabelled images"}
@@ -51,7 +51,7 @@ ANSWERS = {  # what is asked, images, labels, the second task's weight, and the 
         f"part == '{LATE}' and measure == 'errors'"
     ),
     ("The same. Cross-entropy", "60,000", "60,000", "0.1"): f"part == '{LATE}' and measure == 'classification_loss'",
-    (f"Faster? Steps until fewer than {FEWER_THAN:,} errors", "60,000", "60,000", "0.1"): "measure == 'steps'",
+    ("Faster? Steps until fewer than 2,000 errors", "60,000", "60,000", "0.1"): "part == 'C2' and measure == 'steps'",
     ("With few images? Errors", "1,000", "1,000", "0.1"): f"part == 'B' and arm == '{BOTH}' and measure == 'errors'",
     ("With images without labels? Errors", "55,000", "1,000", "10"): (
         "images == 1000 and arm == 'U10' and measure == 'errors'"
@@ -115,7 +115,8 @@ def holm(p):
 def comparisons(rows):
     """Return all comparisons, a table: a row for each part, size, measure and pair of arms, over the seeds of both."""
     found = []
-    for key, group in rows[rows["steps"] > 0].groupby(["part", "filters", "images", "steps"]):
+    rows = rows[(rows["steps"] > 0) & (rows["part"] != "F")]  # of which compare_steps() says what was planned
+    for key, group in rows.groupby(["part", "filters", "images", "steps"]):
         for measure in MEASURES:
             arms = group.pivot(index="seed", columns="arm", values=measure)
             for arm, baseline in PAIRS:
@@ -130,31 +131,37 @@ def comparisons(rows):
     return found
 
 
-def steps_until(errors):
-    """Return after how many steps a run has fewer than FEWER_THAN errors, from a series of errors by steps.
+def steps_until(run):
+    """Return after how many steps a run has fewer wrong answers than WRONG, from its rows.
 
-    Between two measurements both are taken for straight lines on logarithmic axes. NaN where it was not between two.
+    Between two measurements both are taken for straight lines on logarithmic axes. The last measurement's steps where
+    it never has, NaN where it had before the first.
     """
-    after = int(np.argmax(errors.to_numpy() < FEWER_THAN))
+    run = run.sort_values("steps")
+    steps, wrong = run["steps"].to_numpy(), (run["errors"] / run["test_images"]).to_numpy()
+    if not (wrong < WRONG).any():
+        return steps[-1]
+    after = int(np.argmax(wrong < WRONG))
     if not after:
         return np.nan
-    steps, logarithms = np.log(errors.index[after - 1 : after + 1]), np.log(errors.iloc[after - 1 : after + 1])
-    return np.exp(np.interp(-np.log(FEWER_THAN), -logarithms, steps))
+    between = slice(after - 1, after + 1)
+    return np.exp(np.interp(-np.log(WRONG), -np.log(wrong[between]), np.log(steps[between])))
 
 
 def compare_steps(rows):
-    """Return what part C2's steps_until() say: geometric means, and the ratio with its interval.
+    """Return what the steps_until() of parts C2 and F say, a table: geometric means, and the ratio with its interval.
 
-    A table of one row, or of none where there are not two pairs.
+    A row for each part in which two pairs, and not all of them alike, are there.
     """
-    by_arm = rows[rows["part"] == "C2"].groupby(["arm", "seed"])
-    steps = by_arm[["steps", "errors"]].apply(lambda run: steps_until(run.set_index("steps")["errors"].sort_index()))
-    pairs = np.log(steps.unstack("arm").reindex(columns=[BOTH, ALONE])).dropna()
-    if len(pairs) < 2:
-        return pandas.DataFrame()
-    found = compare(pairs[BOTH].array, pairs[ALONE].array)
-    names = ("mean", "baseline_mean", "difference", "from", "to")
-    return pandas.DataFrame([{"part": "C2", "measure": "steps", **{name: np.exp(found[name]) for name in names}}])
+    found = []
+    for part, of_part in rows[rows["part"].isin(["C2", "F"])].groupby("part"):
+        steps = of_part.groupby(["arm", "seed"])[["steps", "errors", "test_images"]].apply(steps_until)
+        pairs = np.log(steps.unstack("arm").reindex(columns=[BOTH, ALONE])).dropna()
+        if len(pairs) > 1 and (pairs[BOTH] != pairs[ALONE]).any():
+            compared = compare(pairs[BOTH].array, pairs[ALONE].array)
+            names = ("mean", "baseline_mean", "difference", "from", "to")
+            found.append({"part": part, "measure": "steps", **{name: np.exp(compared[name]) for name in names}})
+    return pandas.DataFrame(found, columns=["part", "measure", "mean", "baseline_mean", "difference", "from", "to"])
 
 
 def signed(number, digits):
@@ -208,12 +215,14 @@ def table_of(found):
 def tables(rows, found):
     """Return the Markdown tables of the pages by name, from load() and comparisons()."""
     answers = [("", "images", "labels", "weight", "both tasks", "classifier alone", INTERVAL)]
-    compared = pandas.concat([found, compare_steps(rows)]) if "C2" in {*rows["part"]} else found
+    of_steps = compare_steps(rows)
+    compared = pandas.concat([found, of_steps]) if len(of_steps) else found
     for asked, query in ANSWERS.items():
         for one in compared.query(query).head(1).to_dict("records"):
             answers.append((*asked, *(texts_of_ratio if one["measure"] == "steps" else texts_of)(one)[:3]))
     made = {"answers": markdown_table(*answers), "results": table_of_results(rows[rows["part"] == "A"])}
     made |= {"few labels": table_of_few_labels(found), "probabilities": table_of_probabilities(rows)}
+    made["F"] = table_of_first_steps(rows, of_steps)
     for part in ("B", "C2", "E"):
         made[part] = table_of(found[found["part"] == part])
     means = rows[rows["part"] == "E"].groupby(["filters", "images", "arm"])[[*CALIBRATION]].mean()
@@ -225,6 +234,22 @@ def tables(rows, found):
 def named(arm):
     """Return the name of an arm as a table has it, on one line."""
     return NAMES[arm].replace("\n", " ")
+
+
+def table_of_first_steps(rows, compared):
+    """Return part F's table: the steps until fewer than 20 % are wrong, and how many runs are late, or never there."""
+    rows, order = rows[rows["part"] == "F"], [BOTH, ALONE]
+    wrong = (rows["errors"] / rows["test_images"]).groupby([rows["arm"], rows["seed"], rows["steps"]]).first().unstack()
+    table = [("", *map(ARMS.get, order), "ratio (95 % interval)")]
+    for one in compared[compared["part"] == "F"].to_dict("records"):
+        table.append(("steps until fewer than 20 % are wrong", *texts_of_ratio(one)))
+        late = {
+            "more than 80 % wrong after 100 steps": wrong[100] > AT_RANDOM,
+            "never there": wrong.min(axis=1) >= WRONG,
+        }
+        for title, runs in late.items():
+            table.append((title, *(f"{runs[arm].sum()} of {len(runs[arm])}" for arm in order), ""))
+    return markdown_table(*table)
 
 
 def table_of_few_labels(found):

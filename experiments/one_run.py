@@ -116,7 +116,7 @@ def measure(network, test_set, held_out):
         return np.log(outputs["classification"].clip(np.finfo(np.float32).tiny), dtype=np.float64)
 
     outputs = run_network(network, test_set[0])
-    found = compute_metrics(*test_set, {"autoencoder": np.nan, **outputs})
+    found = compute_metrics(*test_set, outputs)
     if len(held_out[0]):
         held_outputs = run_network(network, held_out[0])
         found |= calibrate(logits(outputs), test_set[1], logits(held_outputs), held_out[1])

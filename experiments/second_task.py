@@ -176,7 +176,7 @@ def study(client, tasks, rows, output_dir, threads):
     Returns how many tasks failed. On Ctrl-C nothing of them goes on.
     """
     # The keys are Dask's own, of which no two are alike: another study may do runs of these names at the same time.
-    futures = {client.submit(do, task, output_dir, threads, pure=False): task for task in tasks}
+    futures = {client.submit(do, task, output_dir, threads, pure=False) for task in tasks}
     failed = 0
     try:
         for number, future in enumerate(distributed.as_completed(futures), start=1):

@@ -178,7 +178,7 @@ def test_charts_of_few_labels_and_of_the_first_steps(recorded):
 @pytest.mark.filterwarnings("ignore")  # of so few pairs SciPy says that they are few
 @pytest.mark.parametrize("query", ["seed < 2", "part == 'A'", "part != 'C2' or autoencoder_weight == 0.1"])
 def test_a_study_that_is_small_or_not_done_is_answered_too(query, tmp_path):
-    """As after --quick: few seeds, few images, and fewer errors than FEWER_THAN from the first measurement on."""
+    """As after --quick: few seeds, few images, and fewer errors than 2,000 from the first measurement on."""
     rows = pandas.read_csv(STUDY / "runs.csv", keep_default_na=False).query(query)
     small = rows.assign(errors=rows["errors"] // 50, images=rows["images"].replace({60_000: 640, 1000: 64, 100: 20}))
     small.to_csv(tmp_path / "runs.csv", index=False)
@@ -186,6 +186,44 @@ def test_a_study_that_is_small_or_not_done_is_answered_too(query, tmp_path):
     assert "errors.png" in written
     assert "More accurate at the end?" in tables["answers"]
     assert "Faster?" not in tables["answers"]
+
+
+def series(errors, part="F", arm=BOTH, seed=16):
+    """Rows of a run in which so many of 2,000 images are wrong after 50, 100, 200 and 250 steps."""
+    settings = {"part": part, "arm": arm, "seed": seed, "test_images": 2000}
+    return pandas.DataFrame({"steps": [50, 100, 200, 250], "errors": errors}).assign(**settings)
+
+
+def test_steps_until_a_fifth_is_wrong():
+    """By hand: 1,600 and 100 errors, 400 is halfway on a logarithmic axis, and so is 141 between 100 and 200 steps."""
+    assert answer.steps_until(series([1800, 1600, 100, 90])) == pytest.approx(np.sqrt(100 * 200))
+    assert answer.steps_until(series([1800, 1600, 400, 399]).sample(frac=1, random_state=0)) == pytest.approx(200)
+    assert answer.steps_until(series([1800, 1600, 400, 400])) == 250  # never fewer than a fifth
+    assert np.isnan(answer.steps_until(series([399, 100, 100, 90])))
+
+
+def test_part_f_is_a_ratio_of_pairs_and_names_who_is_late():
+    runs = {
+        (BOTH, 16): [1800, 1600, 100, 90],  # 141 steps
+        (ALONE, 16): [1600, 100, 90, 80],  # 71
+        (BOTH, 17): [1800, 1700, 1650, 1600],  # never: 250
+        (ALONE, 17): [1800, 1601, 401, 300],  # just after 200
+        (BOTH, 18): [1700, 1600, 100, 90],
+        (ALONE, 18): [1800, 1600, 100, 90],
+    }
+    rows = pandas.concat([series(errors, "F", *which) for which, errors in runs.items()])
+    found = answer.compare_steps(rows)
+    logarithms = np.log([2, 250 / (200 * 1.25 ** (np.log(401 / 400) / np.log(401 / 300))), 1])
+    low, high = stats.t.interval(0.95, 2, logarithms.mean(), stats.sem(logarithms))
+    assert found[["difference", "from", "to"]].values.tolist() == [
+        pytest.approx(np.exp([logarithms.mean(), low, high]).tolist())
+    ]
+    table = answer.table_of_first_steps(rows, found).splitlines()
+    assert table[-2:] == [
+        "| more than 80 % wrong after 100 steps | 1 of 3 | 1 of 3 |  |",
+        "| never there | 1 of 3 | 0 of 3 |  |",
+    ]
+    assert answer.compare_steps(rows[rows["seed"] < 17]).empty
 
 
 def test_equivalence_is_two_one_sided_welch_tests():
