@@ -375,19 +375,27 @@ def draw_labels(rows, found):
 
 
 def draw_first_steps(rows, found):
-    """Draw part C2: the share of wrong answers over the steps, a thin line for each run. Returns the figure."""
-    figure, ((axes,),) = new_figure("The first 800 steps, all images, 16 seeds", (8, 5), 1, 1)
-    rows = rows[rows["part"] == "C2"]
-    for arm in (arm for arm in ARMS if arm in {*rows["arm"]}):
-        errors = rows[rows["arm"] == arm].pivot(index="steps", columns="seed", values="errors")
-        axes.plot(errors.index, errors / 100, color=COLORS[arm], linewidth=0.6, alpha=0.7)
-        axes.plot(errors.index, np.exp(np.log(errors / 100).mean(axis=1)), "o-", color=COLORS[arm], label=ARMS[arm])
-    axes.set_xscale("log")
-    axes.set_xticks(errors.index, [*map(str, errors.index)])
-    axes.minorticks_off()
-    axes.set(xlabel="training steps (logarithmic)", ylabel="wrong answers (logarithmic)")
-    make_logarithmic(axes, (1, 2, 5), "{x:g} %")
-    axes.legend(fontsize=11, title="thick: geometric mean of the seeds")
+    """Draw parts C2 and F: the share of wrong answers over the steps, a thin line for each run. Returns the figure."""
+    parts = [part for part in ("C2", "F") if part in {*rows["part"]}]
+    figure, (panels,) = new_figure("The first steps, all images", (7 * len(parts), 5), 1, len(parts))
+    for part, axes in zip(parts, panels):
+        of_part = rows[rows["part"] == part]
+        of_part = of_part.assign(wrong=100 * of_part["errors"] / of_part["test_images"])
+        for arm in (arm for arm in ARMS if arm in {*of_part["arm"]}):
+            runs = of_part[of_part["arm"] == arm].pivot(index="steps", columns="seed", values="wrong")
+            axes.plot(runs.index, runs, color=COLORS[arm], linewidth=0.6, alpha=0.5)
+            mean = np.exp(np.log(runs).mean(axis=1))
+            axes.plot(runs.index, mean, "o-", markersize=4, color=COLORS[arm], label=ARMS[arm])
+        axes.axhline(100 * WRONG, color="black", linestyle=":")
+        axes.set_xscale("log")
+        least, most = of_part["steps"].agg(["min", "max"])
+        ticks = [step for step in (1, 10, 25, 50, 100, 200, 400, 800) if least <= step <= most]
+        axes.set_xticks(ticks, [*map(str, ticks)])
+        axes.minorticks_off()
+        axes.set(title=f"{of_part['seed'].nunique()} seeds", xlabel="training steps (logarithmic)")
+        axes.set_ylabel("wrong answers (logarithmic)")
+        make_logarithmic(axes, (1, 2, 5), "{x:g} %")
+        axes.legend(fontsize=11, title="thick: geometric mean of the seeds")
     return figure
 
 

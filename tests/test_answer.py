@@ -168,8 +168,8 @@ def test_charts_of_few_labels_and_of_the_first_steps(recorded):
         names = [" ".join(tick.get_text().split()) for tick in panel.get_xticklabels()]
         assert names[0] == "both, weight 10 less classifier alone"
         assert names[3] == "both, weight 10, and unlabelled images less both, weight 10"
-    (axes,) = answer.draw_first_steps(*recorded).axes
-    assert len(axes.lines) == 2 * 17
+    axes, *_ = answer.draw_first_steps(*recorded).axes  # of part C2
+    assert len(axes.lines) == 2 * 17 + 1  # and one at 20 %
     at_800 = pairs_of(BOTH, ALONE, part="C2", steps=800)[0] / 100
     assert sorted(line.get_ydata()[-1] for line in axes.lines[:16]) == pytest.approx(sorted(at_800))
     assert axes.lines[16].get_ydata()[-1] == pytest.approx(stats.gmean(at_800))
