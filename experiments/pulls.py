@@ -5,7 +5,7 @@
 
 A run is one of the study (second_task.py) with all images, measured over its first 800 steps. The network recorded in
 outputs/reference, seed 0 with the article's weight, is measured too, after its 20 epochs. Writes pulls.csv, after each
-run, and pulls.png. Stop it at any time: the same command goes on with it.
+run, pulls_of_batches.csv and pulls.png. Stop it at any time: the same command goes on with it.
 """
 
 import multiprocessing
@@ -38,12 +38,14 @@ from visualize import save_figure
 OUTPUT_DIR = Path("outputs/pulls")
 QUICK_DIR = Path("outputs/pulls_quick")
 RECORDED = ROOT / "outputs" / "reference" / "model.keras"  # 20 epochs with WEIGHTS[0], seed 0
-CSV, PICTURE = "pulls.csv", "pulls.png"
+CSV, CSV_RECORDED, PICTURE = "pulls.csv", "pulls_of_batches.csv", "pulls.png"
 CLASSIFICATION = 0.9
 WEIGHTS = (0.1, 1, 10)  # of the second task, beside CLASSIFICATION; the first is the article's
 SEEDS = range(5)
 STEPS = [0, 10, 25, 50, 100, 200, 400, 800]
 BATCHES = 20  # of 32 training images, the same ones at each step; what is recorded are medians over them
+BATCHES_RECORDED = 100  # of the recorded network, each for itself: by then no two are alike
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 KEY = ["weight", "seed", "steps"]
 COLORS = dict(zip(WEIGHTS, ("tab:green", "tab:orange", "tab:red")))
 
@@ -74,7 +76,7 @@ def new_probes(weight):
 
 
 def pulls(probes, weights, images, labels):
-    """Return the two pulls at the encoder, their ratio, and the cosine of their angle: medians over the batches."""
+    """Return a table, a row for each batch: the two pulls at the encoder, their ratio, the cosine of their angle."""
     found = []
     for number in range(len(images) // BATCH_SIZE):
         chosen = slice(number * BATCH_SIZE, (number + 1) * BATCH_SIZE)
@@ -83,64 +85,73 @@ def pulls(probes, weights, images, labels):
         first, second = (gradient(probe, weights, batch, targets, number) for probe in probes)
         norms = np.linalg.norm(first), np.linalg.norm(second)
         found.append((*norms, norms[0] / norms[1], first @ second / (norms[0] * norms[1])))
-    medians = np.median(np.float64(found), axis=0).tolist()
-    return dict(zip(("classification_pull", "autoencoder_pull", "ratio", "cosine"), medians))
+    return pandas.DataFrame(found, columns=["classification_pull", "autoencoder_pull", "ratio", "cosine"])
 
 
 def do(job):
-    """Do a run, on a worker; returns its rows. The first run measures the recorded network, too."""
+    """Do a run, on a worker; returns its rows."""
     weight, seed, steps, batches = job
     train_set, test_set, _ = load_data()
     measured_on = [part[: batches * BATCH_SIZE] for part in train_set]
     run = new_run("pulls", (CLASSIFICATION, weight), seed, ALL_IMAGES, steps[-1], measured_at=steps)
     probes, rows = new_probes(weight), []
-
-    def add(step, network):
-        found = pulls(probes, network.get_weights(), *measured_on)
-        rows.append({"weight": weight, "seed": seed, "steps": step, **found, **origin(1)})
-
     for step, _, _, network in train_and_measure(run, train_set, [part[:BATCH_SIZE] for part in test_set]):
-        add(step, network)
-    if (weight, seed) == (WEIGHTS[0], SEEDS[0]):
-        add(EPOCHS * ALL_IMAGES // BATCH_SIZE, keras.saving.load_model(RECORDED))
+        found = pulls(probes, network.get_weights(), *measured_on).median().to_dict()
+        rows.append({"weight": weight, "seed": seed, "steps": step, **found, **origin(1)})
     return rows
 
 
-def table(rows):
-    """Return how many times the classification pulls as strongly, geometric means over the seeds, as Markdown."""
+def do_recorded(batches):
+    """Measure the recorded network, on a worker; returns a row for each batch."""
+    images, labels = (part[: batches * BATCH_SIZE] for part in load_data()[0])
+    return pulls(new_probes(WEIGHTS[0]), keras.saving.load_model(RECORDED).get_weights(), images, labels)
+
+
+def tables(rows, recorded):
+    """Return two Markdown tables: the ratio of the pulls, geometric means over the seeds; and after 20 epochs."""
     ratios = np.exp(np.log(rows["ratio"]).groupby([rows["steps"], rows["weight"]]).mean()).unstack()
     lines = [["steps", *(f"weight {weight:g}" for weight in ratios)]]
-    for steps, *values in ratios.itertuples():
-        lines.append([f"{steps:,}", *("" if np.isnan(value) else f"{value:.2g}" for value in values)])
-    return markdown_table(*lines)
+    lines += [[f"{steps:,}", *(f"{value:.2g}" for value in values)] for steps, *values in ratios.itertuples()]
+    after = [[f"{quantile:.0%}".replace("%", " % of the batches below") for quantile in QUANTILES]]
+    after.append([f"{value:.2g}" for value in recorded["ratio"].quantile(QUANTILES)])
+    return markdown_table(*lines), markdown_table(*after)
 
 
-def draw(rows):
+def draw(rows, recorded):
     """Draw the ratio of the pulls and their angle over the steps, a thin line for each seed. Returns the figure."""
     figure, ((left, right),) = new_figure("How strongly does each task pull at the shared layers?", (12, 5), 1, 2)
-    rows = rows.assign(angle=np.degrees(np.arccos(rows["cosine"])))
+    rows, recorded = (part.assign(angle=np.degrees(np.arccos(part["cosine"]))) for part in (rows, recorded))
+    end = EPOCHS * ALL_IMAGES // BATCH_SIZE
     for axes, measure, none in ((left, "ratio", 1), (right, "angle", 90)):
         axes.axhline(none, color="black", linewidth=1)
         for weight, of_weight in rows.groupby("weight"):
-            look = {"color": COLORS[weight], "label": f"weight {weight:g}"}
-            runs = of_weight[of_weight["steps"] <= STEPS[-1]].pivot(index="steps", columns="seed", values=measure)
-            middle = np.exp(np.log(runs).mean(axis=1))
-            axes.plot(runs.index, runs, color=look["color"], linewidth=0.6, alpha=0.7)
-            axes.plot(middle.index, middle, "o-", **look)
-            last = of_weight[of_weight["steps"] > STEPS[-1]]
-            axes.plot(last["steps"], last[measure], "*", color=look["color"], markersize=14)
+            runs = of_weight.pivot(index="steps", columns="seed", values=measure)
+            axes.plot(runs.index, runs, color=COLORS[weight], linewidth=0.6, alpha=0.7)
+            mean = np.exp(np.log(runs).mean(axis=1))
+            axes.plot(mean.index, mean, "o-", color=COLORS[weight], label=f"weight {weight:g}")
+        least, *_, most = middle = recorded[measure].quantile(QUANTILES)
+        axes.plot([end, end], [least, most], color=COLORS[WEIGHTS[0]])
+        axes.plot(end, middle[0.5], "*", color=COLORS[WEIGHTS[0]], markersize=14)
         axes.set_xscale("symlog", linthresh=10)
-        ticks = sorted({*rows["steps"]} - {25})
+        ticks = [*(step for step in sorted({*rows["steps"]}) if step != 25), end]
         axes.set_xticks(ticks, [f"{step:,}" for step in ticks], rotation=45)
         axes.minorticks_off()
-        axes.set(xlabel="training steps (logarithmic from 10 on)", xlim=(0, None))
-    left.set(yscale="log", ylabel="classification's pull, in pulls of the reconstruction")
+        axes.set(xlabel="training steps (logarithmic from 10 on)", xlim=(0, 2 * end))
+    left.set(yscale="log", ylim=(0.003, 1000), ylabel="classification's pull, in pulls of the reconstruction")
     left.yaxis.set_major_formatter("{x:g}")
     left.text(0.02, 0.02, "below 1: the reconstruction pulls harder", transform=left.transAxes, fontsize=11)
-    left.legend(fontsize=11, title="thick: mean of the seeds; star: after 20 epochs, one seed")
-    right.set(ylabel="angle between the two, in degrees", ylim=(0, 180))
-    right.set_yticks(range(0, 181, 30))
+    left.legend(fontsize=11, ncols=3, title="thick: mean of the seeds")
+    right.set(ylabel="angle between the two, in degrees", ylim=(30, 150))
+    right.set_yticks(range(30, 151, 30))
+    star = {"transform": right.transAxes, "fontsize": 11, "ha": "right"}
+    right.text(0.98, 0.02, "star: after 20 epochs, one seed; its bar has 90 % of the batches", **star)
     return figure
+
+
+def write(path, rows):
+    """Write a table as CSV, whole."""
+    with atomic_write(path) as temporary:
+        rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def main(argv=None):
@@ -152,7 +163,7 @@ def main(argv=None):
     if args.quick and args.output_dir == OUTPUT_DIR:
         args.output_dir = QUICK_DIR
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    path = args.output_dir / CSV
+    path, path_recorded = args.output_dir / CSV, args.output_dir / CSV_RECORDED
     rows = pandas.read_csv(path) if path.exists() else pandas.DataFrame(columns=KEY)
     done = set(zip(rows["weight"], rows["seed"]))
     jobs = [(weight, seed, STEPS, BATCHES) for seed in SEEDS for weight in WEIGHTS if (weight, seed) not in done]
@@ -161,14 +172,16 @@ def main(argv=None):
     os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}  # of the workers
     ignore = signal.SIGINT, signal.SIG_IGN  # Ctrl-C is for this process, which ends the workers
     with multiprocessing.get_context("spawn").Pool(args.workers, signal.signal, ignore, maxtasksperchild=1) as pool:
+        if not path_recorded.exists():
+            write(path_recorded, pool.apply(do_recorded, [2 if args.quick else BATCHES_RECORDED]))
         for found in pool.imap_unordered(do, jobs):
             rows = pandas.concat([rows, pandas.DataFrame(found)]) if len(rows) else pandas.DataFrame(found)
-            with atomic_write(path) as temporary:
-                rows.sort_values(KEY).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+            write(path, rows.sort_values(KEY))
             print("weight {weight:g}, seed {seed}: done".format(**found[0]), flush=True)
+    recorded = pandas.read_csv(path_recorded)
     with picture_style():
-        save_figure(draw(rows), args.output_dir / PICTURE)
-    print(f"{table(rows)}\n\nWrote {CSV} and {PICTURE} to {args.output_dir}.")
+        save_figure(draw(rows, recorded), args.output_dir / PICTURE)
+    print(*tables(rows, recorded), f"Wrote {CSV}, {CSV_RECORDED} and {PICTURE} to {args.output_dir}.", sep="\n\n")
 
 
 if __name__ == "__main__":
