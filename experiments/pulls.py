@@ -137,7 +137,7 @@ def draw(rows, recorded):
         axes.set_xticks(ticks, [f"{step:,}" for step in ticks], rotation=45)
         axes.minorticks_off()
         axes.set(xlabel="training steps (logarithmic from 10 on)", xlim=(0, 2 * end))
-    left.set(yscale="log", ylim=(0.003, 1000), ylabel="classification's pull, in pulls of the reconstruction")
+    left.set(yscale="log", ylim=(0.001, 1000), ylabel="classification's pull, in pulls of the reconstruction")
     left.yaxis.set_major_formatter("{x:g}")
     left.text(0.02, 0.02, "below 1: the reconstruction pulls harder", transform=left.transAxes, fontsize=11)
     left.legend(fontsize=11, ncols=3, title="thick: mean of the seeds")

@@ -11,7 +11,7 @@ from conftest import REFERENCE, ROOT, STUDY, metrics
 
 import evaluate
 from benchmarks import gpu, step_time, throughput
-from experiments import answer, faithful
+from experiments import answer, faithful, pulls
 
 WITH_TABLES = ("faithful", "results", "second_task", "second_task_details", "speed")
 PAGES = [path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]
@@ -53,6 +53,7 @@ def printed(study):
         "docs/second_task.md": [tables[name] for name in ("answers", "few labels", "probabilities")],
         "docs/second_task_details.md": [
             *(tables[name] for name in ("B", "C2", "E", "calibration")),
+            *pulls.tables(*(pandas.read_csv(STUDY / name) for name in (pulls.CSV, pulls.CSV_RECORDED))),
             "\n".join(["```text", step_time.report(records(STUDY, "step_time.json")), "```"]),
         ],
         "docs/speed.md": [*speeds, "\n".join(["```text", *gpu.report(records(REFERENCE, "gpu.json")), "```"])],

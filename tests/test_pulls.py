@@ -39,7 +39,7 @@ def test_a_pull_is_the_norm_of_the_gradient(mnist):
         first, second = (np.concatenate([np.ravel(part) for part in tape.gradient(loss, encoder)]) for loss in losses)
         norms = np.linalg.norm(first), np.linalg.norm(second)
         by_hand.append((*norms, norms[0] / norms[1], first @ second / (norms[0] * norms[1])))
-    assert found.to_numpy() == pytest.approx(np.array(by_hand), rel=1e-4)
+    assert found.to_numpy() == pytest.approx(np.array(by_hand), rel=1e-3)
 
 
 def test_the_record_is_whole():

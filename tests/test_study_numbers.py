@@ -91,6 +91,17 @@ def test_few_labels(rows):
     hold(said[4][-3:], difference(of(10, 0, 100), of(0, 0, 100))[2:])
 
 
+def test_pulls():
+    ratios = pandas.read_csv(STUDY / "pulls.csv").pivot(index=["steps", "seed"], columns="weight", values="ratio")
+    said = numbers("docs/second_task_details.md", "weight 0.1 . weight 1 .")
+    for row, (_, of_step) in zip(said, ratios.groupby("steps"), strict=True):
+        for text, value in zip(row, stats.gmean(of_step), strict=True):
+            assert float(text) == pytest.approx(value, rel=0.055)  # two digits
+    batches = pandas.read_csv(STUDY / "pulls_of_batches.csv")["ratio"]
+    (said,) = numbers("docs/second_task_details.md", "of the batches below")
+    assert [*map(float, said)] == pytest.approx(np.quantile(batches, [0.25, 0.5, 0.75, 0.95]), rel=0.055)
+
+
 def test_probabilities(rows):
     said = numbers("docs/second_task.md", "true probability")
     arms = [(images, weight) for images in (100, 1000) for weight in (0, 10)]
