@@ -153,15 +153,14 @@ def compare_steps(rows):
 
     A row for each part in which two pairs, and not all of them alike, are there.
     """
-    found = []
+    found, names = [], ["mean", "baseline_mean", "difference", "from", "to"]
     for part, of_part in rows[rows["part"].isin(["C2", "F"])].groupby("part"):
         steps = of_part.groupby(["arm", "seed"])[["steps", "errors", "test_images"]].apply(steps_until)
         pairs = np.log(steps.unstack("arm").reindex(columns=[BOTH, ALONE])).dropna()
         if len(pairs) > 1 and (pairs[BOTH] != pairs[ALONE]).any():
             compared = compare(pairs[BOTH].array, pairs[ALONE].array)
-            names = ("mean", "baseline_mean", "difference", "from", "to")
             found.append({"part": part, "measure": "steps", **{name: np.exp(compared[name]) for name in names}})
-    return pandas.DataFrame(found, columns=["part", "measure", "mean", "baseline_mean", "difference", "from", "to"])
+    return pandas.DataFrame(found, columns=["part", "measure", *names])
 
 
 def signed(number, digits):

@@ -28,6 +28,7 @@ from second_task import ALL_IMAGES, new_run
 
 from data import load_data, make_targets, preprocess
 from experiments.answer import markdown_table, new_figure
+from model import CLASS_NUM
 from support import cli
 from support.backend import keras_settings, reseed
 from support.files import atomic_write
@@ -68,9 +69,10 @@ def gradient(probe, weights, batch, targets, epoch):
 def new_probes(weight):
     """Return two probes: of the classification's loss alone and of the reconstruction's, each with its weight."""
     probes = []
-    for weights in ((CLASSIFICATION, 0), (0, weight)):
-        probe = new_model(loss_weights=dict(zip(("classification", "autoencoder"), weights)))
-        probe.compile(keras.optimizers.SGD(1.0), loss=probe.loss, loss_weights=list(weights))
+    for first, second in ((CLASSIFICATION, 0), (0, weight)):
+        probe = new_model()
+        weights = {"classification": first, "autoencoder": second}
+        probe.compile(keras.optimizers.SGD(1.0), loss=probe.loss, loss_weights=weights)
         probes.append(probe)
     return probes
 
@@ -81,7 +83,8 @@ def pulls(probes, weights, images, labels):
     for number in range(len(images) // BATCH_SIZE):
         chosen = slice(number * BATCH_SIZE, (number + 1) * BATCH_SIZE)
         batch = preprocess(images[chosen])
-        targets = tuple(make_targets(batch, labels[chosen], 10)[name] for name in probes[0].output_names)
+        targets = make_targets(batch, labels[chosen], CLASS_NUM)
+        targets = tuple(targets[name] for name in probes[0].output_names)
         first, second = (gradient(probe, weights, batch, targets, number) for probe in probes)
         norms = np.linalg.norm(first), np.linalg.norm(second)
         found.append((*norms, norms[0] / norms[1], first @ second / (norms[0] * norms[1])))
