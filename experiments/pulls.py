@@ -26,12 +26,12 @@ import pandas
 from one_run import origin, train_and_measure
 from second_task import ALL_IMAGES, new_run
 
-from data import load_data, make_targets, preprocess
+from data import InputError, load_data, make_targets, preprocess
 from experiments.answer import markdown_table, new_figure
 from model import CLASS_NUM
 from support import cli
 from support.backend import keras_settings, reseed
-from support.files import atomic_write
+from support.files import atomic_write, locked
 from support.fonts import picture_style
 from train import BATCH_SIZE, EPOCHS, new_model
 from visualize import save_figure
@@ -48,6 +48,7 @@ BATCHES = 20  # of 32 training images, the same ones at each step; what is recor
 BATCHES_RECORDED = 100  # of the recorded network, each for itself: by then no two are alike
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 KEY = ["weight", "seed", "steps"]
+FOUND = ["classification_pull", "autoencoder_pull", "ratio", "cosine"]
 COLORS = dict(zip(WEIGHTS, ("tab:green", "tab:orange", "tab:red")))
 
 
@@ -88,7 +89,7 @@ def pulls(probes, weights, images, labels):
         first, second = (gradient(probe, weights, batch, targets, number) for probe in probes)
         norms = np.linalg.norm(first), np.linalg.norm(second)
         found.append((*norms, norms[0] / norms[1], first @ second / (norms[0] * norms[1])))
-    return pandas.DataFrame(found, columns=["classification_pull", "autoencoder_pull", "ratio", "cosine"])
+    return pandas.DataFrame(found, columns=FOUND)
 
 
 def do(job):
@@ -157,6 +158,39 @@ def write(path, rows):
         rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
+def read(path, columns):
+    """Read a table that write() wrote, without rows if there is none. Raises InputError if a column is missing."""
+    if not path.exists():
+        return pandas.DataFrame(columns=columns)
+    try:
+        rows = pandas.read_csv(path)
+        rows[columns]
+    except (KeyError, ValueError):  # pandas' own errors are such ones too
+        raise InputError(f"{path}: damaged, not what this program wrote; mend it, or move it away") from None
+    return rows
+
+
+def measure_all(folder, workers, quick):
+    """Do what is not yet recorded in a folder; returns both tables, as they are read again."""
+    path, path_recorded = folder / CSV, folder / CSV_RECORDED
+    rows, recorded = read(path, [*KEY, *FOUND]), read(path_recorded, FOUND)
+    done = set(zip(rows["weight"], rows["seed"]))
+    jobs = [(weight, seed, STEPS, BATCHES) for seed in SEEDS for weight in WEIGHTS]
+    if quick:
+        jobs = [(weight, seed, [0, 2], 2) for weight, seed, *_ in jobs[:2]]
+    jobs = [job for job in jobs if job[:2] not in done]
+    os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}  # of the workers
+    ignore = signal.SIGINT, signal.SIG_IGN  # Ctrl-C is for this process, which ends the workers
+    with multiprocessing.get_context("spawn").Pool(workers, signal.signal, ignore, maxtasksperchild=1) as pool:
+        if recorded.empty:
+            write(path_recorded, pool.apply(do_recorded, [2 if quick else BATCHES_RECORDED]))
+        for found in pool.imap_unordered(do, jobs):
+            rows = pandas.concat([rows, pandas.DataFrame(found)]) if len(rows) else pandas.DataFrame(found)
+            write(path, rows.sort_values(KEY))
+            print("weight {weight:g}, seed {seed}: done".format(**found[0]), flush=True)
+    return read(path, [*KEY, *FOUND]), read(path_recorded, FOUND)
+
+
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     parser.set_defaults(output_dir=OUTPUT_DIR)
@@ -166,22 +200,8 @@ def main(argv=None):
     if args.quick and args.output_dir == OUTPUT_DIR:
         args.output_dir = QUICK_DIR
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    path, path_recorded = args.output_dir / CSV, args.output_dir / CSV_RECORDED
-    rows = pandas.read_csv(path) if path.exists() else pandas.DataFrame(columns=KEY)
-    done = set(zip(rows["weight"], rows["seed"]))
-    jobs = [(weight, seed, STEPS, BATCHES) for seed in SEEDS for weight in WEIGHTS if (weight, seed) not in done]
-    if args.quick:
-        jobs = [(weight, seed, [0, 2], 2) for weight, seed, *_ in jobs[:2]]
-    os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}  # of the workers
-    ignore = signal.SIGINT, signal.SIG_IGN  # Ctrl-C is for this process, which ends the workers
-    with multiprocessing.get_context("spawn").Pool(args.workers, signal.signal, ignore, maxtasksperchild=1) as pool:
-        if not path_recorded.exists():
-            write(path_recorded, pool.apply(do_recorded, [2 if args.quick else BATCHES_RECORDED]))
-        for found in pool.imap_unordered(do, jobs):
-            rows = pandas.concat([rows, pandas.DataFrame(found)]) if len(rows) else pandas.DataFrame(found)
-            write(path, rows.sort_values(KEY))
-            print("weight {weight:g}, seed {seed}: done".format(**found[0]), flush=True)
-    recorded = pandas.read_csv(path_recorded)
+    with locked(args.output_dir / ".lock", "pulls.py"):
+        rows, recorded = measure_all(args.output_dir, args.workers, args.quick)
     with picture_style():
         save_figure(draw(rows, recorded), args.output_dir / PICTURE)
     print(*tables(rows, recorded), f"Wrote {CSV}, {CSV_RECORDED} and {PICTURE} to {args.output_dir}.", sep="\n\n")

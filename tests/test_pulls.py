@@ -6,9 +6,10 @@ import pandas
 import pytest
 from conftest import STUDY, run_script
 
-from data import make_targets, preprocess
+from data import InputError, make_targets, preprocess
 from experiments import pulls
 from support.backend import reseed
+from support.files import locked
 from train import new_model
 
 
@@ -56,6 +57,20 @@ def test_the_record_is_whole():
     assert len(pandas.read_csv(STUDY / pulls.CSV_RECORDED)) == pulls.BATCHES_RECORDED == 100
 
 
+@pytest.mark.parametrize("content", ["", "weight,seed\n0.1,0\n", "a,b\n1,2,3,4\n5\n"])
+def test_a_damaged_table_is_one_line_and_stays(content, tmp_path):
+    (tmp_path / "pulls.csv").write_text(content)
+    with pytest.raises(InputError, match=r"pulls\.csv: damaged"):
+        pulls.main(["--quick", "--output-dir", str(tmp_path)])
+    assert (tmp_path / "pulls.csv").read_text() == content
+    assert not (tmp_path / "pulls.png").exists()
+
+
+def test_two_at_once_in_one_folder_are_refused(tmp_path):
+    with locked(tmp_path / ".lock"), pytest.raises(InputError, match=r"another pulls\.py is at work in"):
+        pulls.main(["--quick", "--output-dir", str(tmp_path)])
+
+
 @pytest.mark.slow
 def test_in_miniature_it_measures_medians_and_draws(tmp_path, mnist):
     done = run_script("experiments/pulls.py", "--quick", "--output-dir", tmp_path)
@@ -63,6 +78,10 @@ def test_in_miniature_it_measures_medians_and_draws(tmp_path, mnist):
     rows = pandas.read_csv(tmp_path / "pulls.csv")
     assert rows[pulls.KEY].values.tolist() == [[0.1, 0, 0], [0.1, 0, 2], [1, 0, 0], [1, 0, 2]]
     assert (tmp_path / "pulls.png").stat().st_size > 10_000
+    written = [path.read_bytes() for path in sorted(tmp_path.glob("pulls*"))]
+    again = run_script("experiments/pulls.py", "--quick", "--output-dir", tmp_path)
+    assert (again.returncode, again.stderr, ": done" in again.stdout) == (0, "", False)
+    assert written == [path.read_bytes() for path in sorted(tmp_path.glob("pulls*"))]
 
     images, labels = (part[:64] for part in mnist[0])
     found = pulls.pulls(pulls.new_probes(0.1), new_model(seed=0).get_weights(), images, labels)
