@@ -51,7 +51,7 @@ ANSWERS = {  # what is asked, images, labels, the second task's weight, and the 
         f"part == '{LATE}' and measure == 'errors'"
     ),
     ("The same. Cross-entropy", "60,000", "60,000", "0.1"): f"part == '{LATE}' and measure == 'classification_loss'",
-    ("Faster? Steps until fewer than 2,000 errors", "60,000", "60,000", "0.1"): "part == 'C2' and measure == 'steps'",
+    ("Faster? Steps until fewer than 20 % are wrong", "60,000", "60,000", "0.1"): "part == 'F' and measure == 'steps'",
     ("With few images? Errors", "1,000", "1,000", "0.1"): f"part == 'B' and arm == '{BOTH}' and measure == 'errors'",
     ("With images without labels? Errors", "55,000", "1,000", "10"): (
         "images == 1000 and arm == 'U10' and measure == 'errors'"

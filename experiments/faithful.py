@@ -25,7 +25,7 @@ if __name__ == "__main__":
 import keras
 from matplotlib.figure import Figure
 from one_run import choose_images
-from second_task import BOTH, new_run
+from second_task import ALL_IMAGES, BOTH, new_run
 
 from data import epoch_order, load_data, make_targets, preprocess
 from evaluate import ARTICLE_ACCURACY, compute_metrics
@@ -34,17 +34,34 @@ from support.backend import keras_settings, reseed, run_network
 from support.files import locked, write_json
 from support.fonts import picture_style
 from support.run_folder import environment, processor, read_history
-from train import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MOMENTUM, new_model
+from train import BATCH_SIZE, EPOCHS, LEARNING_RATE, LOSS_WEIGHTS, MOMENTUM, new_model
 from visualize import save_figure
 
 OUTPUT_DIR = Path("outputs/reference/original")
 CUT = 1e-7  # Keras 2.1.2 takes no logarithm of a smaller probability
 LEFT = 5  # as in original.py
 STAGE_0_SEEDS, STAGE_2_SEEDS = range(200, 220), range(16)
+EPOCH = ALL_IMAGES // BATCH_SIZE
 # Planned before the first run of stage 2: within these ratios both programs count as the same.
 MARGINS = {"errors": 1.15, "classification_loss": 1.2, "autoencoder_loss": 1.15}
+NAMES = {"errors": "errors", "classification_loss": "cross-entropy", "autoencoder_loss": "squared error"}
 SEEDS = ["outputs/reference", "outputs/reference/seeds/1", "outputs/reference/seeds/2"]
 SEEDS += [f"outputs/reference/second_task/A/A-0.9-0.1-seed{seed}" for seed in (3, 4)]
+TABLES = {  # of docs/faithful.md: a heading, and what a row says
+    "stage 0": (
+        "| | threads | runs | different ends | left the path | came back | dead |",
+        "| {program} | {threads} | {runs} | {ends} | {left} | {back} | {dead} |",
+    ),
+    "stage 2": (
+        "| runs of each | | ours | the author's | ratio (90 % interval) | margin | p |",
+        "| {runs} | {name} | {ours:#.4g} | {theirs:#.4g} | {ratio:.3f} ({low:.3f} to {high:.3f}) | {margin} "
+        "| {p:.2g} |",
+    ),
+    "stage 3": (
+        "| | seed | errors after 20 epochs | mean of epochs 11 to 20 |",
+        "| {program} | {seed} | {last:.0f} | {late:.1f} |",
+    ),
+}
 
 
 def cut_cross_entropy(truth, probabilities):
@@ -118,21 +135,22 @@ def read(path):
 def equivalence(ours, theirs, margin):
     """Test by two one-sided Welch tests whether the ratio of two geometric means lies between 1 / margin and margin.
 
-    Returns a dict: the ratio theirs to ours, its 90 % interval, and the greater p of the two tests.
+    Returns a dict: both means, the ratio theirs to ours, its 90 % interval, and the greater p of the two tests.
     """
-    first, second = np.log(ours), np.log(theirs)
-    difference, limit = second.mean() - first.mean(), np.log(margin)
-    parts = first.var(ddof=1) / len(first), second.var(ddof=1) / len(second)
-    error = np.sqrt(sum(parts))
-    freedom = error**4 / (parts[0] ** 2 / (len(first) - 1) + parts[1] ** 2 / (len(second) - 1))
-    half = stats.t.ppf(0.95, freedom) * error
-    p = max(stats.t.sf((difference + limit) / error, freedom), stats.t.cdf((difference - limit) / error, freedom))
-    ratio, low, high = np.exp([difference, difference - half, difference + half]).tolist()
-    return {"ratio": ratio, "low": low, "high": high, "margin": margin, "p": float(p)}
+    first, second, limit = np.log(ours), np.log(theirs), np.log(margin)
+
+    def welch(shift, alternative):
+        return stats.ttest_ind(second + shift, first, equal_var=False, alternative=alternative)
+
+    ends = welch(0, "two-sided").confidence_interval(0.9)
+    found = {"ours": first.mean(), "theirs": second.mean(), "ratio": second.mean() - first.mean()}
+    found = {name: float(np.exp(value)) for name, value in {**found, "low": ends.low, "high": ends.high}.items()}
+    return {**found, "margin": margin, "p": float(max(welch(limit, "greater").pvalue, welch(-limit, "less").pvalue))}
 
 
 def deaths(theirs, ours):
     """Return stage 0 as rows: of each group of runs, how many ended alike, left the path, came back, are dead."""
+    theirs, ours = (rows[rows["stage"] == 0] for rows in (theirs, ours))
     again = theirs["seed"] == 102
     groups = []
     for name, rows in (("one seed", theirs[again]), ("20 seeds", theirs[~again])):
@@ -149,31 +167,64 @@ def deaths(theirs, ours):
     return found
 
 
-def stage_0(folder):
-    """Return deaths() of the runs that are recorded in a folder."""
-    return deaths(*(rows[rows["stage"] == 0] for rows in map(read, (folder / "runs.csv", folder / "ours.csv"))))
+def equivalences(theirs, ours):
+    """Return stage 2 as rows: equivalence() of each measure, over all seeds and, as planned, over all but seed 0."""
+    found = []
+    for least in (0, 1):
+        a, b = (rows[(rows["stage"] == 2) & (rows["seed"] >= least)].set_index("seed") for rows in (ours, theirs))
+        both = a.index.intersection(b.index)
+        for measure, margin in MARGINS.items() if len(both) > 1 else ():
+            compared = equivalence(*(rows.loc[both, measure].to_numpy(float) for rows in (a, b)), margin)
+            found.append({"runs": len(both), "name": NAMES[measure], **compared})
+    return found
 
 
-def table(found):
-    """Return deaths() as a Markdown table."""
-    lines = ["| | threads | runs | different ends | left the path | came back | dead |", "|" + 7 * " --- |"]
-    text = "| {program} | {threads} | {runs} | {ends} | {left} | {back} | {dead} |"
-    return "\n".join([*lines, *(text.format(**one) for one in found)])
+def our_errors():
+    """Return the errors of our five seeds in the test images, an array (seed, epoch)."""
+    histories = [read_history(ROOT / folder) for folder in SEEDS]
+    shares = [[1 - row["val_classification_accuracy"] for row in history] for history in histories]
+    return (10_000 * np.array(shares)).round()
+
+
+def last_epochs(theirs, ours):
+    """Return stage 3 as rows: of each run of 20 epochs the last errors, and their mean over epochs 11 to 20.
+
+    theirs are rows, ours an array as our_errors() returns it.
+    """
+    whole = theirs[theirs["stage"] == 3].pivot(index="seed", columns="steps", values="errors").dropna()
+    runs = [("the author's", *run) for run in zip(whole.index, whole.to_numpy())]
+    runs += [("ours", *run) for run in enumerate(ours)]
+    return [{"program": p, "seed": seed, "last": run[-1], "late": run[10:].mean()} for p, seed, run in runs]
+
+
+def summarise(theirs, ours):
+    """Return what the rows of both programs say, a dict: for each stage that has rows, a list of dicts."""
+    found = {"stage 0": deaths(theirs, ours), "stage 2": equivalences(theirs, ours)}
+    found["stage 3"] = last_epochs(theirs, our_errors()) if (theirs["steps"] == EPOCHS * EPOCH).any() else []
+    return {stage: rows for stage, rows in found.items() if rows}
+
+
+def tables(summary):
+    """Return the Markdown tables of a summary, by stage."""
+    made = {}
+    for stage, found in summary.items():
+        heading, row = TABLES[stage]
+        rule = "|" + (heading.count("|") - 1) * " --- |"
+        made[stage] = "\n".join([heading, rule, *(row.format(**one) for one in found)])
+    return made
 
 
 def draw_errors(theirs):
     """Draw the errors over 20 epochs: our five seeds as a band, the author's program as lines, the article's 67."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    histories = [read_history(ROOT / folder) for folder in SEEDS]
-    ours = np.array([[1 - row["val_classification_accuracy"] for row in history] for history in histories])
-    epochs = np.arange(1, ours.shape[1] + 1)
-    wrong = 10_000 * ours
+    ours = our_errors()
+    epochs = np.arange(1, EPOCHS + 1)
     band = {"color": "tab:blue", "alpha": 0.3, "label": "ours, five seeds"}
-    axes.fill_between(epochs, wrong.min(axis=0), wrong.max(axis=0), **band)
+    axes.fill_between(epochs, ours.min(axis=0), ours.max(axis=0), **band)
     for seed, run in theirs.groupby("seed"):
         label = "the author's program, a line a run" if seed == theirs["seed"].min() else None
-        axes.plot(run["steps"] / 1875, run["errors"], color="tab:orange", linewidth=1.2, label=label)
+        axes.plot(run["steps"] / EPOCH, run["errors"], color="tab:orange", linewidth=1.2, label=label)
     axes.axhline(10_000 * (1 - ARTICLE_ACCURACY), color="black", linestyle="--", linewidth=1, label="the article, 67")
     axes.set(xlabel="epoch", ylabel="errors in 10,000 test images", yscale="log", xticks=epochs)
     axes.set_yticks([50, 70, 100, 150, 200, 300], ["50", "70", "100", "150", "200", "300"], minor=False)
@@ -193,24 +244,12 @@ def main(argv=None):
         make_all(args.make, args.seeds or (STAGE_2_SEEDS if args.make else STAGE_0_SEEDS), folder)
         return
     theirs, ours = (read(folder / name) for name in ("runs.csv", "ours.csv"))
-    summary = {"stage 0": stage_0(folder)}
-    print(table(summary["stage 0"]))
-    a, b = (rows[rows["stage"] == 2].sort_values("seed") for rows in (ours, theirs))
-    if len(a) > 1 and len(b) > 1:
-        summary["stage 2"] = {"ours": len(a), "theirs": len(b)}
-        for measure, margin in MARGINS.items():
-            found = equivalence(a[measure].to_numpy(float), b[measure].to_numpy(float), margin)
-            summary["stage 2"][measure] = found
-            text = "{0:20} ratio {ratio:.3f}, 90 % {low:.3f} to {high:.3f}, margin {margin}, p {p:.2g}"
-            print(text.format(measure, **found))
-    epochs = theirs[theirs["stage"] == 3]
-    if len(epochs):
-        late = epochs[epochs["steps"] > 10 * 1875].groupby("seed")["errors"].mean()
-        last = epochs[epochs["steps"] == 37_500]["errors"].tolist()
-        summary["stage 3"] = {"last": last, "epochs 11 to 20": late.tolist()}
-        print(summary["stage 3"])
+    summary = summarise(theirs, ours)
+    for stage, made in tables(summary).items():
+        print(f"{stage}:\n{made}\n")
+    if "stage 3" in summary:
         with picture_style():
-            save_figure(draw_errors(epochs), folder / "errors.png")
+            save_figure(draw_errors(theirs[theirs["stage"] == 3]), folder / "errors.png")
     write_json(folder / "summary.json", summary)
 
 

@@ -168,15 +168,16 @@ def test_charts_of_few_labels_and_of_the_first_steps(recorded):
         names = [" ".join(tick.get_text().split()) for tick in panel.get_xticklabels()]
         assert names[0] == "both, weight 10 less classifier alone"
         assert names[3] == "both, weight 10, and unlabelled images less both, weight 10"
-    axes, *_ = answer.draw_first_steps(*recorded).axes  # of part C2
-    assert len(axes.lines) == 2 * 17 + 1  # and one at 20 %
-    at_800 = pairs_of(BOTH, ALONE, part="C2", steps=800)[0] / 100
-    assert sorted(line.get_ydata()[-1] for line in axes.lines[:16]) == pytest.approx(sorted(at_800))
-    assert axes.lines[16].get_ydata()[-1] == pytest.approx(stats.gmean(at_800))
+    panels = answer.draw_first_steps(*recorded).axes
+    for panel, (part, seeds, last, images) in zip(panels, (("C2", 16, 800, 10_000), ("F", 32, 250, 2000)), strict=True):
+        assert len(panel.lines) == 2 * (seeds + 1) + 1  # a mean for each arm, and one line at 20 %
+        wrong = 100 * pairs_of(BOTH, ALONE, part=part, steps=last)[0] / images
+        assert sorted(line.get_ydata()[-1] for line in panel.lines[:seeds]) == pytest.approx(sorted(wrong))
+        assert panel.lines[seeds].get_ydata()[-1] == pytest.approx(stats.gmean(wrong))
 
 
 @pytest.mark.filterwarnings("ignore")  # of so few pairs SciPy says that they are few
-@pytest.mark.parametrize("query", ["seed < 2", "part == 'A'", "part != 'C2' or autoencoder_weight == 0.1"])
+@pytest.mark.parametrize("query", ["seed < 2", "part == 'A'", "part not in ('C2', 'F') or autoencoder_weight == 0.1"])
 def test_a_study_that_is_small_or_not_done_is_answered_too(query, tmp_path):
     """As after --quick: few seeds, few images, and fewer errors than 2,000 from the first measurement on."""
     rows = pandas.read_csv(STUDY / "runs.csv", keep_default_na=False).query(query)
@@ -227,17 +228,41 @@ def test_part_f_is_a_ratio_of_pairs_and_names_who_is_late():
 
 
 def test_equivalence_is_two_one_sided_welch_tests():
-    """Against SciPy's own Welch tests of the shifted logarithms."""
+    """Against Welch's formula and Welch and Satterthwaite's degrees of freedom, on the logarithms."""
     random = np.random.default_rng(3)
-    ours, theirs = np.exp(random.normal(6, 0.1, 16)), np.exp(random.normal(6.02, 0.14, 16))
+    ours, theirs = np.exp(random.normal(6, 0.1, 16)), np.exp(random.normal(6.02, 0.14, 12))
     found = faithful.equivalence(ours, theirs, 1.15)
-    first, second, limit = np.log(ours), np.log(theirs), np.log(1.15)
-    lower = stats.ttest_ind(second + limit, first, equal_var=False, alternative="greater").pvalue
-    upper = stats.ttest_ind(second - limit, first, equal_var=False, alternative="less").pvalue
+    difference, limit = np.log(theirs).mean() - np.log(ours).mean(), np.log(1.15)
+    parts = np.array([np.log(ours).var(ddof=1) / 16, np.log(theirs).var(ddof=1) / 12])
+    error, freedom = np.sqrt(parts.sum()), parts.sum() ** 2 / (parts**2 / [15, 11]).sum()
+    lower, upper = stats.t.sf((difference + limit) / error, freedom), stats.t.cdf((difference - limit) / error, freedom)
     assert found["p"] == pytest.approx(max(lower, upper))
-    interval = stats.ttest_ind(second, first, equal_var=False).confidence_interval(0.9)
-    assert (found["low"], found["high"]) == pytest.approx((np.exp(interval.low), np.exp(interval.high)))
-    assert found["ratio"] == pytest.approx(stats.gmean(theirs) / stats.gmean(ours))
+    half = stats.t.ppf(0.95, freedom) * error
+    ends = np.exp([difference - half, difference, difference + half])
+    assert [found[name] for name in ("low", "ratio", "high")] == pytest.approx(ends)
+    assert (found["ours"], found["theirs"]) == pytest.approx((stats.gmean(ours), stats.gmean(theirs)))
+
+
+def test_programs_are_compared_over_the_seeds_of_both_and_without_seed_0():
+    values = {measure: np.exp(np.arange(5.0)) for measure in faithful.MARGINS}
+    ours = pandas.DataFrame({"stage": 2, "seed": range(5), **values})
+    theirs = ours.assign(errors=2 * ours["errors"])[:4][::-1]
+    found = faithful.equivalences(theirs, ours)
+    assert [one["runs"] for one in found] == [4, 4, 4, 3, 3, 3]
+    assert [one["ratio"] for one in found] == pytest.approx([2, 1, 1, 2, 1, 1])
+    assert (found[0]["ours"], found[3]["ours"]) == pytest.approx((np.exp(1.5), np.exp(2)))
+    assert faithful.equivalences(theirs[:0], ours) == []
+
+
+def test_whole_trainings_are_told_by_their_last_epochs():
+    """A run that is not whole is left out, and ours are those that the study has."""
+    steps = 1875 * np.arange(1, 21)
+    runs = [pandas.DataFrame({"stage": 3, "seed": s, "steps": steps, "errors": 100 * s + steps / 1875}) for s in (0, 1)]
+    found = faithful.last_epochs(pandas.concat([runs[0][:5], runs[1]]), faithful.our_errors())
+    assert found[0] == {"program": "the author's", "seed": 1, "last": 120, "late": 115.5}
+    study = pandas.read_csv(STUDY / "runs.csv").query("part == 'A' and autoencoder_weight == 0.1")
+    last = study[study["steps"] == 37_500].sort_values("seed")["errors"]
+    assert [(one["program"], one["last"]) for one in found[1:]] == [("ours", errors) for errors in last]
 
 
 def test_runs_that_left_came_back_or_died_are_counted():

@@ -45,14 +45,14 @@ def printed(study):
     results = tables["results"].splitlines()
     return {
         "README.md": ["\n".join(line for line in results if "epochs 11" not in line)],
-        "docs/faithful.md": [faithful.table(faithful.stage_0(REFERENCE / "original"))],
+        "docs/faithful.md": [*faithful.tables(records(REFERENCE, "original/summary.json")).values()],
         "docs/results.md": [
             tables["results"],
             "\n".join(["```text", *evaluate.report(metrics(REFERENCE))[:5], "```"]),
         ],
         "docs/second_task.md": [tables[name] for name in ("answers", "few labels", "probabilities")],
         "docs/second_task_details.md": [
-            *(tables[name] for name in ("B", "C2", "E", "calibration")),
+            *(tables[name] for name in ("B", "C2", "E", "calibration", "F")),
             *pulls.tables(*(pandas.read_csv(STUDY / name) for name in (pulls.CSV, pulls.CSV_RECORDED))),
             "\n".join(["```text", step_time.report(records(STUDY, "step_time.json")), "```"]),
         ],
@@ -69,6 +69,12 @@ def test_tables_are_what_the_programs_print(name, printed):
 def test_the_studys_summary_is_of_its_rows(study):
     recorded = pandas.DataFrame(records(STUDY, "summary.json")).astype(study[1].dtypes)
     pandas.testing.assert_frame_equal(recorded, study[1], rtol=1e-9)
+
+
+def test_the_originals_summary_is_of_its_rows():
+    recorded = records(REFERENCE, "original/summary.json")
+    rows = (faithful.read(REFERENCE / "original" / name) for name in ("runs.csv", "ours.csv"))
+    assert json.loads(json.dumps(faithful.summarise(*rows))) == recorded
 
 
 def test_the_notebook_lines_of_usage_run(small_data, monkeypatch):
