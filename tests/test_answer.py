@@ -237,6 +237,7 @@ def test_equivalence_is_two_one_sided_welch_tests():
     error, freedom = np.sqrt(parts.sum()), parts.sum() ** 2 / (parts**2 / [15, 11]).sum()
     lower, upper = stats.t.sf((difference + limit) / error, freedom), stats.t.cdf((difference - limit) / error, freedom)
     assert found["p"] == pytest.approx(max(lower, upper))
+    assert faithful.equivalence(theirs, ours, 1.15)["p"] == pytest.approx(found["p"])  # the other one decides
     half = stats.t.ppf(0.95, freedom) * error
     ends = np.exp([difference - half, difference, difference + half])
     assert [found[name] for name in ("low", "ratio", "high")] == pytest.approx(ends)
