@@ -9,6 +9,7 @@ rows to outputs/reference/original/runs.csv. Stop it at any time: the same comma
 
 Stage 0: 150 steps, is the original's death a race? Stage 2: part B's 1,000 images, 1,250 steps. Stage 3: 20 epochs; a
 stopped run goes on with the file that the author's callback saved after the last epoch, and with a new seed.
+Stage 4: the first 400 steps of stage 2, when does the decoder begin to draw?
 original_masks.py is stage 1, faithful.py makes tables of the rows, docs/faithful.md says what came out.
 """
 
@@ -42,8 +43,9 @@ SHA256 = {
 }
 RUN = ["stage", "gated", "threads", "seed", "repeat"]  # threads: of both kinds, 0 is TensorFlow's default
 MEASURED = ["errors", "classification_loss", "uncut_loss", "autoencoder_loss"]  # on the test images
-COLUMNS = [*RUN, "steps", *MEASURED, "left_in", "above_5", "at_the_end", "losses_sha256"]
+COLUMNS = [*RUN, "steps", *MEASURED, "left_in", "above_5", "at_the_end", "drew_in", "losses_sha256"]
 COLUMNS += ["seconds", "machine", "versions"]
+BLIND = 0.0673  # the squared error of drawing the mean training image, whatever the image
 LEFT = 5  # a batch's cross-entropy above it has left the path: chance is 2.3, dead is 12 to 16
 
 
@@ -61,8 +63,8 @@ def plan(stage):
     if stage == 0:
         again = [[0, gated, threads, 102, n] for n in range(10) for threads in (0, 1) for gated in (0, 1)]
         return again + [[0, gated, 0, seed, 0] for seed in range(200, 220) for gated in (0, 1)], 150
-    if stage == 2:
-        return [[2, 1, 1, seed, 0] for seed in range(16)], 1250
+    if stage in (2, 4):
+        return [[stage, 1, 1, seed, 0] for seed in range(16)], 1250 if stage == 2 else 400
     return [[3, 1, 0, seed, 0] for seed in range(5)], 37500
 
 
@@ -134,25 +136,32 @@ def do(run, folder):
     epoch = read_rows().get(tuple(run), 0) // 1875
     set_up(1000 * (seed + 1) + epoch if epoch else seed, threads)
     ((x, y), test_set), model, save = load_author(folder, Gated if gated else SGD)
-    losses, started = [], time.time()
+    losses, drawings, started = [], [], time.time()
 
     def note(_, logs):
         losses.append(float(logs["classification_loss"]))
+        drawings.append(float(logs["autoencoder_loss"]))
+        if stage == 4 and len(losses) == 400:
+            measured(400)
+            sys.exit()
 
     def measured(steps):
         above = [loss > LEFT for loss in losses]
         row = dict(zip(RUN, run), steps=steps, seconds=round(time.time() - started, 1))
         row["at_the_end"] = np.mean(losses[-10:])
+        better = np.convolve(drawings, np.full(10, 0.1), "valid") < BLIND  # the mean of ten batches
+        row["drew_in"] = better.argmax() + 10 if better.any() else ""
         row.update(left_in=above.index(True) + 1 if any(above) else "", above_5=sum(above))
         row.update(zip(MEASURED, measure(model, *test_set)) if stage else {})
         record(dict(row, losses_sha256=hashlib.sha256(np.array(losses).tobytes()).hexdigest()))
         losses.clear()
+        drawings.clear()
 
     watch = keras.callbacks.LambdaCallback(on_batch_end=note)
     options = {"batch_size": 32, "verbose": 0}
-    if stage < 3:
+    if stage != 3:
         chosen = np.arange(4800)  # 150 steps
-        if stage == 2:
+        if stage:
             chosen = np.tile(np.load(os.path.join(OUTPUT, "images.npy"))[seed], 40)
         model.fit(x[chosen], [part[chosen] for part in y], epochs=1, callbacks=[watch], **options)
         return measured(len(chosen) // 32)
@@ -167,7 +176,7 @@ def do(run, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("author", help="the folder that holds CNN_Autoencoder")
-    parser.add_argument("--stage", type=int, choices=(0, 2, 3), required=True)
+    parser.add_argument("--stage", type=int, choices=(0, 2, 3, 4), required=True)
     parser.add_argument("--threads", type=int, choices=(0, 1), help="only the runs with so many")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)

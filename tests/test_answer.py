@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pandas
 import pytest
-from conftest import STUDY
+from conftest import ROOT, STUDY
 from scipy import stats
 
+from data import load_data, preprocess
 from experiments import answer, faithful
 from experiments.answer import ALONE, BOTH, EARLY, LARGE, LATE, compare, comparisons, holm, load, signed, signed_ranks
 
@@ -264,6 +265,25 @@ def test_whole_trainings_are_told_by_their_last_epochs():
     study = pandas.read_csv(STUDY / "runs.csv").query("part == 'A' and autoencoder_weight == 0.1")
     last = study[study["steps"] == 37_500].sort_values("seed")["errors"]
     assert [(one["program"], one["last"]) for one in found[1:]] == [("ours", errors) for errors in last]
+
+
+def test_when_the_decoder_begins_is_told_by_ranks():
+    """Mann and Whitney's exact test of no common step, and who has not begun is behind all others."""
+    ours = pandas.DataFrame({"stage": 4, "seed": range(5), "drew_in": [50, np.nan, 60, 70, 80]})
+    theirs = pandas.DataFrame({"stage": 4, "seed": range(4), "drew_in": [10, 20, 30.0, 40]})
+    shared = {"runs": 4, "p": pytest.approx(2 / 70)}  # of the 70 ways to mix four and four, two are as far apart
+    assert faithful.beginnings(theirs, ours) == [
+        {"program": "ours", "begun": 3, "median": 60, "low": 50, "high": 70, **shared},
+        {"program": "the author's", "begun": 4, "median": 20, "low": 10, "high": 30, **shared},
+    ]
+    assert faithful.beginnings(theirs[:0], ours) == []
+
+
+def test_a_drawing_that_is_blind_to_its_image_costs_as_much_as_the_program_says():
+    images = preprocess(load_data()[0][0])
+    assert faithful.BLIND == pytest.approx(np.square(images - images.mean(axis=0)).mean(), abs=5e-5)
+    original = (ROOT / "experiments" / "original.py").read_text(encoding="utf-8")
+    assert f"\nBLIND = {faithful.BLIND} " in original and f"\nLEFT = {faithful.LEFT} " in original
 
 
 def test_runs_that_left_came_back_or_died_are_counted():
