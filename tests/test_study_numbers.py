@@ -1,11 +1,11 @@
-"""The numbers of the study's page, computed once more from its rows, by pandas and SciPy and without the program."""
+"""The numbers of two pages, the study and faithful.md, once more from their rows: by pandas and SciPy alone."""
 
 import re
 
 import numpy as np
 import pandas
 import pytest
-from conftest import ROOT, STUDY
+from conftest import REFERENCE, ROOT, STUDY
 from scipy import stats
 
 PAGES = ("docs/second_task.md", "docs/second_task.ja.md")
@@ -112,3 +112,39 @@ def test_probabilities(rows):
         measures = ("true_probability", "classification_loss", "temperature", "fitted_loss")
         one = {"filters": 64, "images": images, "unlabelled": 0}
         hold(row[-4:], [arm(rows, measure, weight, "E", **one).mean() for measure in measures])
+
+
+def test_the_authors_program_and_ours_in_small_trainings():
+    """Welch's two one-sided tests from means, deviations and numbers of runs, over all seeds and without seed 0."""
+    tables = [pandas.read_csv(REFERENCE / "original" / name).query("stage == 2") for name in ("ours.csv", "runs.csv")]
+    planned = [("errors", 1.15), ("classification_loss", 1.2), ("autoencoder_loss", 1.15)]
+    expected = []
+    for least in (0, 1):
+        for measure, margin in planned:
+            logs = [np.log(rows[rows["seed"] >= least][measure]) for rows in tables]
+            assert [*map(len, logs)] == [16 - least] * 2
+            (mean, sd, n), (their_mean, their_sd, _) = ((x.mean(), x.std(), len(x)) for x in logs)
+            variances = np.array([sd**2, their_sd**2]) / n
+            error, freedom = np.sqrt(variances.sum()), (n - 1) * variances.sum() ** 2 / (variances**2).sum()
+            half = stats.t.ppf(0.95, freedom) * error
+            found = their_mean - mean
+            p = [stats.t.sf((np.log(margin) + sign * found) / error, freedom) for sign in (1, -1)]
+            ends = np.exp([mean, their_mean, found, found - half, found + half])
+            expected.append([*ends, margin, max(p)])
+    for said, found in zip(numbers("docs/faithful.md", "90 % interval"), expected, strict=True):
+        hold(said, found)
+
+
+def test_the_race():
+    rows = pandas.read_csv(REFERENCE / "original" / "runs.csv").query("stage == 0")
+    ours = pandas.read_csv(REFERENCE / "original" / "ours.csv").query("stage == 0")
+    groups = [
+        rows[(rows["seed"] == 102) & (rows["threads"] == t) & (rows["gated"] == g)] for t in (0, 1) for g in (0, 1)
+    ]
+    groups += [rows[(rows["seed"] != 102) & (rows["gated"] == gated)] for gated in (0, 1)]
+    groups += [ours[ours["cut"] == cut] for cut in (0, 1)]
+    groups = [group for group in groups if len(group)]
+    for said, group in zip(numbers("docs/faithful.md", "left the path"), groups, strict=True):
+        left, dead = group["above_5"] > 0, group["at_the_end"] > 5
+        counts = [len(group), group["losses_sha256"].nunique(), left.sum(), (left & ~dead).sum(), dead.sum()]
+        assert [*map(float, said[-5:])] == counts
