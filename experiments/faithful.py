@@ -1,8 +1,9 @@
-"""The author's program beside ours: makes our runs of stages 0, 2 and 4, the tables and the chart of docs/faithful.md.
+"""The author's program beside ours: makes our runs of all stages but 3, the tables and the chart of docs/faithful.md.
 
     python experiments/faithful.py --make 0          20 seeds of 150 steps, with and without the original's cut at 1e-7
     python experiments/faithful.py --make 2          part B's runs with both tasks, 16 seeds of 1,250 steps
     python experiments/faithful.py --make 4          the first 400 steps of these
+    python experiments/faithful.py --make 5          the same, with the random numbers that the author's program draws
     python experiments/faithful.py                   the tables, summary.json, errors.png
 
 experiments/original.py makes the author's runs. What is recorded is not made again. Needs experiments/requirements.txt.
@@ -24,6 +25,7 @@ if __name__ == "__main__":
     import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
 import keras
+import original_random
 from matplotlib.figure import Figure
 from one_run import choose_images
 from second_task import ALL_IMAGES, BOTH, new_run
@@ -66,6 +68,10 @@ TABLES = {  # of docs/faithful.md: a heading, and what a row says
         "| | runs | had begun after 400 steps | median step (quartiles) | p |",
         "| {program} | {runs} | {begun} | {median:.0f} ({low:.0f} to {high:.0f}) | {p:.3f} |",
     ),
+    "stage 5": (
+        "| runs of each | had begun, the author's | ours | steps apart: median | most | rank correlation | p |",
+        "| {runs} | {theirs} | {ours} | {median:.0f} | {most:.0f} | {correlation:.2f} | {p:.3f} |",
+    ),
 }
 
 
@@ -88,14 +94,22 @@ def new_network(seed, cut):
 def make(stage, seed, cut):
     """Do one of our runs; returns its row."""
     (images, labels), (test_images, test_labels), class_names = load_data()
-    network, started = new_network(seed, cut), time.perf_counter()
+    network, started, next_masks = new_network(seed, cut), time.perf_counter(), None
     if stage == 0:
         indices = epoch_order(150 * BATCH_SIZE, seed, 0).reshape(150, -1)
+    elif stage == 5:
+        next_masks, random = original_random.take(network, seed)
+        indices = np.tile(np.load(ROOT / OUTPUT_DIR / "images.npy")[seed], 40)
+        order = np.arange(len(indices))
+        random.shuffle(order)
+        indices = indices[order].reshape(1250, -1)
     else:
-        indices = choose_images(new_run("B", BOTH, seed, 1000, 1250), labels)[0][: 1250 if stage == 2 else 400]
+        indices = choose_images(new_run("B", BOTH, seed, 1000, 1250), labels)[0]
     reseed(network, seed, 0)
     losses, drawings = [], []
-    for chosen in indices:
+    for chosen in indices[:400] if stage in (4, 5) else indices:
+        if next_masks:
+            next_masks()
         x = preprocess(images[chosen])
         targets = make_targets(x, labels[chosen], len(class_names))
         with keras_settings():
@@ -110,7 +124,7 @@ def make(stage, seed, cut):
     of_truth = outputs["classification"][np.arange(len(test_labels)), test_labels].astype(np.float64)
     on = environment()
     return {
-        "stage": stage, "cut": int(cut), "seed": seed, "steps": len(indices), "errors": found["errors"],
+        "stage": stage, "cut": int(cut), "seed": seed, "steps": len(losses), "errors": found["errors"],
         "classification_loss": -np.log(of_truth.clip(CUT, 1 - CUT)).mean(), "uncut_loss": found["classification_loss"],
         "autoencoder_loss": found["autoencoder_loss"], "left_in": int(above.argmax()) + 1 if above.any() else "",
         "above_5": int(above.sum()), "at_the_end": np.mean(losses[-10:]),
@@ -202,6 +216,24 @@ def beginnings(theirs, ours):
     return found
 
 
+def same_randomness(theirs, ours):
+    """Return stage 5 as rows, one or none: after how many steps both programs draw, given the same random numbers.
+
+    Runs that began in both are compared: how far apart they are, Spearman's correlation, and Wilcoxon's p of the pairs.
+    """
+    columns = {"theirs": theirs[theirs["stage"] == 4], "ours": ours[ours["stage"] == 5]}
+    columns = [rows.set_index("seed")["drew_in"].rename(name) for name, rows in columns.items()]
+    pairs = pandas.concat(columns, axis=1, join="inner")
+    begun = pairs.dropna()
+    if len(begun) < 2:
+        return []
+    apart = (begun["ours"] - begun["theirs"]).abs()
+    row = {"runs": len(pairs), **{name: int(count) for name, count in pairs.count().items()}}
+    row |= {"median": float(apart.median()), "most": float(apart.max())}
+    row["correlation"] = float(stats.spearmanr(begun["theirs"], begun["ours"]).statistic)
+    return [{**row, "p": float(stats.wilcoxon(begun["theirs"], begun["ours"]).pvalue)}]
+
+
 def our_errors():
     """Return the errors of our five seeds in the test images, an array (seed, epoch)."""
     histories = [read_history(ROOT / folder) for folder in SEEDS]
@@ -224,7 +256,7 @@ def summarise(theirs, ours):
     """Return what the rows of both programs say, a dict: for each stage that has rows, a list of dicts."""
     found = {"stage 0": deaths(theirs, ours), "stage 2": equivalences(theirs, ours)}
     found["stage 3"] = last_epochs(theirs, our_errors()) if (theirs["steps"] == EPOCHS * EPOCH).any() else []
-    found["stage 4"] = beginnings(theirs, ours)
+    found |= {"stage 4": beginnings(theirs, ours), "stage 5": same_randomness(theirs, ours)}
     return {stage: rows for stage, rows in found.items() if rows}
 
 
@@ -260,7 +292,7 @@ def draw_errors(theirs):
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     parser.set_defaults(output_dir=OUTPUT_DIR)
-    parser.add_argument("--make", type=int, choices=(0, 2, 4), help="do our runs of this stage")
+    parser.add_argument("--make", type=int, choices=(0, 2, 4, 5), help="do our runs of this stage")
     parser.add_argument("--seeds", type=int, nargs="+", help="of these seeds only")
     args = parser.parse_args(argv)
     folder = args.output_dir

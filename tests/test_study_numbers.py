@@ -148,3 +148,13 @@ def test_the_race():
         left, dead = group["above_5"] > 0, group["at_the_end"] > 5
         counts = [len(group), group["losses_sha256"].nunique(), left.sum(), (left & ~dead).sum(), dead.sum()]
         assert [*map(float, said[-5:])] == counts
+
+
+def test_when_the_decoders_begin():
+    tables = [pandas.read_csv(REFERENCE / "original" / name).query("stage == 4") for name in ("ours.csv", "runs.csv")]
+    late = [rows["drew_in"].fillna(401) for rows in tables]  # after the last step, whenever that is
+    p = stats.mannwhitneyu(*late).pvalue
+    for said, steps in zip(numbers("docs/faithful.md", "median step"), late, strict=True):
+        assert len(steps) == 16
+        ordered = sorted(steps)
+        hold(said, [16, sum(step <= 400 for step in ordered), ordered[7], ordered[3], ordered[11], p])
