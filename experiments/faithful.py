@@ -99,10 +99,8 @@ def make(stage, seed, cut):
         indices = epoch_order(150 * BATCH_SIZE, seed, 0).reshape(150, -1)
     elif stage == 5:
         next_masks, random = original_random.take(network, seed)
-        indices = np.tile(np.load(ROOT / OUTPUT_DIR / "images.npy")[seed], 40)
-        order = np.arange(len(indices))
-        random.shuffle(order)
-        indices = indices[order].reshape(1250, -1)
+        its_images = np.tile(np.load(ROOT / OUTPUT_DIR / "images.npy")[seed], 40)
+        indices = original_random.shuffled(random, its_images).reshape(1250, -1)
     else:
         indices = choose_images(new_run("B", BOTH, seed, 1000, 1250), labels)[0]
     reseed(network, seed, 0)

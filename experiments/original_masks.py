@@ -1,9 +1,9 @@
-"""What is random in the author's program, recorded: Dropout's masks over five steps, and many draws of initial weights.
+"""What is random in the original, recorded: Dropout's masks, many draws of initial weights, a training's losses.
 
     old/bin/python experiments/original_masks.py AUTHOR
 
 Needs the environment of original.py. Writes outputs/reference/original/random.npz, for tests/parity.py: of the masks
-their seeds and SHA-256, for from the seeds today's TensorFlow draws the same masks.
+their seeds and SHA-256, for from the seeds today's TensorFlow draws the same masks (original_random.py).
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from original import OUTPUT, Gated, load_author, set_up
 
 NAMES = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "dense", "classification", "decoder", "autoencoder")
 SEED, STEPS, DRAWS = 1, 5, 20
+COURSE_SEED, COURSE_STEPS = 0, 20
 
 
 def weighted(model):
@@ -97,8 +98,28 @@ def record_initial_weights(folder):
     return result
 
 
+def record_course(folder):
+    """Begin a run of stage 2, with all that is random in it; returns the losses of its first batches."""
+    set_up(COURSE_SEED, 1)
+    ((x, y), _), model, _ = load_author(folder, Gated)
+    chosen, losses = np.tile(np.load(os.path.join(OUTPUT, "images.npy"))[COURSE_SEED], 40), []
+
+    def note(_, logs):
+        losses.append([logs["classification_loss"], logs["autoencoder_loss"]])
+        if len(losses) == COURSE_STEPS:
+            raise StopIteration
+
+    watch = keras.callbacks.LambdaCallback(on_batch_end=note)
+    try:
+        model.fit(x[chosen], [part[chosen] for part in y], batch_size=32, epochs=1, verbose=0, callbacks=[watch])
+    except StopIteration:
+        return {"course": losses}
+
+
 if __name__ == "__main__":
     found = record_initial_weights(sys.argv[1])
     backend.clear_session()
     found.update(record_steps(sys.argv[1]))
+    backend.clear_session()
+    found.update(record_course(sys.argv[1]))
     np.savez_compressed(os.path.join(OUTPUT, "random.npz"), **found)

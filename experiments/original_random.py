@@ -56,3 +56,10 @@ def take(model, seed, batch_size=32):
         return {name: mask.astype(bool) for name, mask in drawn.items()}
 
     return next_masks, random
+
+
+def shuffled(random, indices):
+    """Return indices (n,) in the order in which Keras 2.1.2's fit() takes them in its first epoch."""
+    order = np.arange(len(indices))
+    random.shuffle(order)
+    return indices[order]

@@ -18,6 +18,7 @@ from train import compile_model
 
 RECORDED = Path(__file__).with_name("keras212.npz")
 RANDOM = Path(__file__).parent.parent / "outputs" / "reference" / "original" / "random.npz"
+SEED, COURSE_SEED = 1, 0  # as in experiments/original_masks.py
 WEIGHTED = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "dense", "classification", "decoder", "autoencoder")
 
 
@@ -28,20 +29,16 @@ def known_weights(layer, random):
     return [random.uniform(-limit, limit, layer.kernel.shape).astype("float32"), np.zeros(units_out, "float32")]
 
 
-def new_network():
-    """The compiled network with the weights that both recordings began with."""
-    model = prepare_model()
+def compiled(model):
+    """The network, compiled, with the weights that both recordings began with."""
     random = np.random.RandomState(20180212)
     for name in WEIGHTED:
         model.get_layer(name).set_weights(known_weights(model.get_layer(name), random))
     return compile_model(model)
 
 
-def differences(model, recorded, masks=None):
-    """Do what was recorded, five training steps among it; returns the largest absolute difference by key.
-
-    masks: by step, those that the model's Dropout layers are to take, see take_masks().
-    """
+def differences(model, recorded, before_step=lambda: None):
+    """Do what was recorded, five training steps among it; returns the largest absolute difference by key."""
     (train_images, train_labels), (test_images, test_labels), _ = load_data()
     found = {}
 
@@ -58,11 +55,8 @@ def differences(model, recorded, masks=None):
     x, targets = next(batches(test_images[:32], test_labels[:32], 32, outputs=output_shapes(model)))
     found["test_losses"] = losses(model.test_on_batch(x, targets, return_dict=True))
     found["train_losses"] = []
-    for step, (x, targets) in enumerate(
-        batches(train_images[:160], train_labels[:160], 32, outputs=output_shapes(model))
-    ):
-        if masks:
-            take_masks(model, masks[step])
+    for x, targets in batches(train_images[:160], train_labels[:160], 32, outputs=output_shapes(model)):
+        before_step()
         model.reset_metrics()
         found["train_losses"].append(losses(model.train_on_batch(x, targets, return_dict=True)))
     for name in WEIGHTED:
@@ -78,42 +72,40 @@ def dropouts_of(model):
     return [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
 
 
-def take_masks(model, masks):
-    """Let each Dropout layer, while training, take a mask in the place of drawing one, scaled as Dropout does."""
-    for layer, mask in zip(dropouts_of(model), masks, strict=True):
-
-        def call(layer, inputs, training=False, mask=mask):
-            return inputs * mask.astype("float32") * (1 / (1 - layer.rate)) if training else inputs
-
-        layer.call = call.__get__(layer)
-
-
-def drawn_masks(recorded):
-    """The masks that TensorFlow 1.4.1 drew: today's draws the same from the same seeds, as their SHA-256 shows."""
-    import tensorflow as tf
-
-    by_layer = []
-    for (seed, seed2), shape in zip(recorded["mask_seeds"], recorded["mask_shapes"]):
-        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-            uniform = tf.raw_ops.RandomUniform(shape=shape, dtype=tf.float32, seed=seed, seed2=seed2)
-            mask = tf.floor(np.float32(0.9) + uniform)
-            by_layer.append([session.run(mask).astype(bool) for _ in recorded["train_losses"]])
-    by_step = list(zip(*by_layer))
-    for masks, hashes in zip(by_step, recorded["mask_sha256"], strict=True):
-        assert [hashlib.sha256(np.packbits(mask).tobytes()).hexdigest() for mask in masks] == hashes.tolist()
-    return by_step
-
-
 def with_the_originals_masks():
-    """The differences from what was recorded with Dropout at the author's rate, its masks fed to today's network."""
-    model, recorded = new_network(), np.load(RANDOM, allow_pickle=False)
-    model.run_eagerly = True  # or a mask would be part of the traced step
-    return differences(model, recorded, drawn_masks(recorded))
+    """The differences from what was recorded with Dropout at the author's rate, its masks given to today's network."""
+    from experiments import original_random  # here, for it needs TensorFlow
+
+    model, recorded = prepare_model(), np.load(RANDOM, allow_pickle=False)
+    next_masks, _ = original_random.take(model, SEED)
+    hashes = iter(recorded["mask_sha256"].tolist())
+
+    def before_step():
+        assert [hashlib.sha256(np.packbits(mask)).hexdigest() for mask in next_masks().values()] == next(hashes)
+
+    return differences(compiled(model), recorded, before_step)
+
+
+def course(steps):
+    """The losses (steps, 2) of a training with all that is random, from the seed and images that were recorded."""
+    from experiments import original_random
+
+    (images, labels), _, _ = load_data()
+    model = compile_model(prepare_model())
+    next_masks, random = original_random.take(model, COURSE_SEED)
+    chosen = np.tile(np.load(RANDOM.with_name("images.npy"))[COURSE_SEED], 40)
+    chosen, losses = original_random.shuffled(random, chosen)[: 32 * steps], []
+    for x, targets in batches(images[chosen], labels[chosen], 32, outputs=output_shapes(model)):
+        next_masks()
+        model.reset_metrics()
+        measured = model.train_on_batch(x, targets, return_dict=True)
+        losses.append([measured["classification_loss"], measured["autoencoder_loss"]])
+    return np.array(losses, dtype=float)
 
 
 def without_dropout():
     """The differences from keras212.npz, which was recorded with Dropout rates at 0."""
-    model = new_network()
+    model = compiled(prepare_model())
     for layer in dropouts_of(model):
         layer.rate = 0.0
     return differences(model, np.load(RECORDED, allow_pickle=False))

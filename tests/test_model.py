@@ -99,6 +99,31 @@ def test_with_the_originals_masks_it_computes_the_same():
         assert difference <= 1e-6, key
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow draws the weights")
+def test_todays_tensorflow_draws_the_originals_initial_weights():
+    """Of all twenty networks that were recorded, to the last bit."""
+    from experiments import original_random
+
+    recorded, model, draws = np.load(parity.RANDOM), prepare_model(), {name: [] for name in parity.WEIGHTED}
+    for seed in range(100, 120):
+        original_random.take(model, seed)
+        for name, kernels in draws.items():
+            kernels.append(model.get_layer(name).get_weights()[0].ravel())
+    for name, kernels in draws.items():
+        values = np.concatenate(kernels)
+        assert np.array_equal(values[:: len(values) // 1000][:1000], recorded[f"initial_{name}"]), name
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow draws the weights and masks")
+def test_from_the_originals_seed_a_training_takes_the_same_course():
+    """Twenty steps with its weights, order and masks: rounding alone is between the losses, and it grows."""
+    recorded = np.load(parity.RANDOM)["course"]
+    assert len(recorded) == 20
+    apart = np.abs(parity.course(len(recorded)) - recorded)
+    assert apart[0].max() < 1e-6
+    assert apart.max() < 2e-3
+
+
 def test_dropout_keeps_as_many_as_the_original():
     """90 %, as the shares of its 25 masks say, each within five standard deviations; and so do today's layers."""
     recorded = np.load(parity.RANDOM)
