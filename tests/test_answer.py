@@ -279,6 +279,15 @@ def test_when_the_decoder_begins_is_told_by_ranks():
     assert faithful.beginnings(theirs[:0], ours) == []
 
 
+def test_runs_with_the_same_random_numbers_are_told_in_pairs():
+    theirs = pandas.DataFrame({"stage": 4, "seed": range(6), "drew_in": [10, 20, 30, np.nan, 50, 60]})
+    ours = pandas.DataFrame({"stage": 5, "seed": range(1, 7), "drew_in": [24, 31, 40, 48, np.nan, 70]})
+    (found,) = faithful.same_randomness(theirs, ours)
+    counts = {"runs": 5, "theirs": 4, "ours": 4}
+    assert found == {**counts, "median": 2, "most": 4, "correlation": pytest.approx(1), "p": pytest.approx(0.75)}
+    assert faithful.same_randomness(theirs, ours.assign(stage=4)) == []
+
+
 def test_a_drawing_that_is_blind_to_its_image_costs_as_much_as_the_program_says():
     images = preprocess(load_data()[0][0])
     assert faithful.BLIND == pytest.approx(np.square(images - images.mean(axis=0)).mean(), abs=5e-5)

@@ -158,3 +158,15 @@ def test_when_the_decoders_begin():
         assert len(steps) == 16
         ordered = sorted(steps)
         hold(said, [16, sum(step <= 400 for step in ordered), ordered[7], ordered[3], ordered[11], p])
+
+
+def test_the_same_random_numbers():
+    tables = [pandas.read_csv(REFERENCE / "original" / name) for name in ("runs.csv", "ours.csv")]
+    steps = [rows[rows["stage"] == stage].set_index("seed")["drew_in"] for rows, stage in zip(tables, (4, 5))]
+    theirs, ours = (of_program.loc[sorted(set(steps[0].index) & set(steps[1].index))] for of_program in steps)
+    both = theirs.notna() & ours.notna()
+    apart = np.sort(np.abs(theirs - ours)[both])
+    ranks = np.corrcoef(stats.rankdata(theirs[both]), stats.rankdata(ours[both]))[0, 1]
+    p = stats.wilcoxon((theirs - ours)[both]).pvalue
+    counts = [theirs.notna().sum(), ours.notna().sum()]
+    hold(numbers("docs/faithful.md", "rank correlation")[0], [*counts, np.median(apart), apart[-1], ranks, p])
