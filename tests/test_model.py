@@ -120,8 +120,8 @@ def test_from_the_originals_seed_a_training_takes_the_same_course():
     recorded = np.load(parity.RANDOM)["course"]
     assert len(recorded) == 20
     apart = np.abs(parity.course(len(recorded)) - recorded)
-    assert apart[0].max() < 1e-6
-    assert apart.max() < 2e-3
+    for steps, most in ((1, 1e-6), (5, 1e-4), (20, 1e-2)):
+        assert apart[:steps].max() < most
 
 
 def test_dropout_keeps_as_many_as_the_original():
