@@ -69,8 +69,10 @@ TABLES = {  # of docs/faithful.md: a heading, and what a row says
         "| {program} | {runs} | {begun} | {median:.0f} ({low:.0f} to {high:.0f}) | {p:.3f} |",
     ),
     "stage 5": (
-        "| runs of each | had begun, the author's | ours | steps apart: median | most | rank correlation | p |",
-        "| {runs} | {theirs} | {ours} | {median:.0f} | {most:.0f} | {correlation:.2f} | {p:.3f} |",
+        "| | runs of each | begun, the author's | ours | of both, ours later | steps apart, median | most "
+        "| rank correlation | p |",
+        "| {program} | {runs} | {theirs} | {ours} | {later} | {median:.0f} | {most:.0f} "
+        "| {correlation:.2f} | {p:.3f} |",
     ),
 }
 
@@ -137,7 +139,7 @@ def make_all(stage, seeds, folder):
     """Do our runs of a stage that are not in ours.csv yet, and add them there."""
     path = folder / "ours.csv"
     for seed in seeds:
-        for cut in (False, True) if stage == 0 else (False,):
+        for cut in (False, True) if stage in (0, 5) else (False,):
             rows = read(path)
             if not ((rows["stage"] == stage) & (rows["cut"] == int(cut)) & (rows["seed"] == seed)).any():
                 row = pandas.DataFrame([make(stage, seed, cut)])
@@ -215,21 +217,25 @@ def beginnings(theirs, ours):
 
 
 def same_randomness(theirs, ours):
-    """Return stage 5 as rows, one or none: after how many steps both programs draw, given the same random numbers.
+    """Return stage 5 as rows, without and with the cut: after how many steps both programs draw, dealt the same.
 
     Runs that began in both are compared: how far apart they are, Spearman's correlation, and Wilcoxon's p of the pairs.
     """
-    columns = {"theirs": theirs[theirs["stage"] == 4], "ours": ours[ours["stage"] == 5]}
-    columns = [rows.set_index("seed")["drew_in"].rename(name) for name, rows in columns.items()]
-    pairs = pandas.concat(columns, axis=1, join="inner")
-    begun = pairs.dropna()
-    if len(begun) < 2:
-        return []
-    apart = (begun["ours"] - begun["theirs"]).abs()
-    row = {"runs": len(pairs), **{name: int(count) for name, count in pairs.count().items()}}
-    row |= {"median": float(apart.median()), "most": float(apart.max())}
-    row["correlation"] = float(stats.spearmanr(begun["theirs"], begun["ours"]).statistic)
-    return [{**row, "p": float(stats.wilcoxon(begun["theirs"], begun["ours"]).pvalue)}]
+    found = []
+    for cut, of_ours in ours[ours["stage"] == 5].groupby("cut"):
+        columns = {"theirs": theirs[theirs["stage"] == 4], "ours": of_ours}
+        columns = [rows.set_index("seed")["drew_in"].rename(name) for name, rows in columns.items()]
+        pairs = pandas.concat(columns, axis=1, join="inner")
+        begun = pairs.dropna()
+        if len(begun) > 1:
+            apart = (begun["ours"] - begun["theirs"]).abs()
+            row = {"program": f"ours{', cut at 1e-7' if cut else ''}", "runs": len(pairs)}
+            row |= {name: int(count) for name, count in pairs.count().items()}
+            row |= {"later": int((begun["ours"] > begun["theirs"]).sum())}
+            row |= {"median": float(apart.median()), "most": float(apart.max())}
+            row["correlation"] = float(stats.spearmanr(begun["theirs"], begun["ours"]).statistic)
+            found.append({**row, "p": float(stats.wilcoxon(begun["theirs"], begun["ours"]).pvalue)})
+    return found
 
 
 def our_errors():

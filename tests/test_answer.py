@@ -281,10 +281,13 @@ def test_when_the_decoder_begins_is_told_by_ranks():
 
 def test_runs_with_the_same_random_numbers_are_told_in_pairs():
     theirs = pandas.DataFrame({"stage": 4, "seed": range(6), "drew_in": [10, 20, 30, np.nan, 50, 60]})
-    ours = pandas.DataFrame({"stage": 5, "seed": range(1, 7), "drew_in": [24, 31, 40, 48, np.nan, 70]})
-    (found,) = faithful.same_randomness(theirs, ours)
-    counts = {"runs": 5, "theirs": 4, "ours": 4}
-    assert found == {**counts, "median": 2, "most": 4, "correlation": pytest.approx(1), "p": pytest.approx(0.75)}
+    ours = pandas.DataFrame({"stage": 5, "cut": 0, "seed": range(1, 7), "drew_in": [24, 31, 40, 48, np.nan, 70]})
+    both = pandas.concat([ours, ours.assign(cut=1, drew_in=ours["drew_in"] + 2)[:-2]])
+    found = faithful.same_randomness(theirs, both)
+    first = {"program": "ours", "runs": 5, "theirs": 4, "ours": 4, "later": 2, "median": 2, "most": 4}
+    assert found[0] == {**first, "correlation": pytest.approx(1), "p": pytest.approx(0.75)}
+    second = {"program": "ours, cut at 1e-7", "runs": 4, "theirs": 3, "ours": 4, "later": 2, "median": 3, "most": 6}
+    assert {name: found[1][name] for name in second} == second
     assert faithful.same_randomness(theirs, ours.assign(stage=4)) == []
 
 
