@@ -20,7 +20,6 @@ import hashlib
 import json
 import os
 import platform
-import random
 import re
 import subprocess
 import sys
@@ -30,32 +29,15 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import backend
 from keras.optimizers import SGD
+from original_network import MEASURED, OUTPUT, ROOT, Gated, load_author, measure, set_up
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-OUTPUT = os.path.join(ROOT, "outputs", "reference", "original")
 RUNS = os.path.join(OUTPUT, "runs.csv")
-SHA256 = {
-    "data_gen.py": "e74cfadfbd7d61225b0151f3fd1e09ef58599af97ec1f4ea57a1357882d7fd48",
-    "model.py": "759718685a3b58b0a681fd971b7755a865189905c2024f1fb6ee6e79540f121b",
-    "train.py": "b596978e3032293acea2f28e2666a6bbe8de13bd88703165cc10ff7f3e094015",
-}
 RUN = ["stage", "gated", "threads", "seed", "repeat"]  # threads: of both kinds, 0 is TensorFlow's default
-MEASURED = ["errors", "classification_loss", "uncut_loss", "autoencoder_loss"]  # on the test images
 COLUMNS = [*RUN, "steps", *MEASURED, "left_in", "above_5", "at_the_end", "drew_in", "losses_sha256"]
 COLUMNS += ["seconds", "machine", "versions"]
 BLIND = 0.0673  # the squared error of drawing the mean training image, whatever the image
 LEFT = 5  # a batch's cross-entropy above it has left the path: chance is 2.3, dead is 12 to 16
-
-
-class Gated(SGD):
-    """The author's optimizer, but that no weight is updated before all gradients are there."""
-
-    def get_gradients(self, loss, params):
-        gradients = super().get_gradients(loss, params)
-        with tf.control_dependencies(gradients):
-            return [tf.identity(gradient) for gradient in gradients]
 
 
 def plan(stage):
@@ -66,45 +48,6 @@ def plan(stage):
     if stage in (2, 4):
         return [[stage, 1, 1, seed, 0] for seed in range(16)], 1250 if stage == 2 else 400
     return [[3, 1, 0, seed, 0] for seed in range(5)], 37500
-
-
-def load_author(folder, optimizer=SGD):
-    """Check and import the author's files; returns his data, the network compiled as in his train.py, his ModelSave."""
-    for name, expected in SHA256.items():
-        with open(os.path.join(folder, "CNN_Autoencoder", name), "rb") as file:
-            if hashlib.sha256(file.read().replace(b"\r\n", b"\n")).hexdigest() != expected:
-                sys.exit(f"original.py: {name} is not the author's file")
-    sys.path.insert(0, folder)
-    with np.load(os.path.join(ROOT, "data", "mnist.npz")) as file:
-        parts = [(file["x_" + part], file["y_" + part]) for part in ("train", "test")]
-    keras.datasets.mnist.load_data = lambda: parts
-    from CNN_Autoencoder.data_gen import prepare_mnist_data
-    from CNN_Autoencoder.model import ModelSave, prepare_model
-
-    model = prepare_model()
-    losses = {"classification": keras.losses.categorical_crossentropy, "autoencoder": keras.losses.mean_squared_error}
-    weights = {"classification": 0.9, "autoencoder": 0.1}
-    model.compile(optimizer(lr=0.01, momentum=0.9, nesterov=True), losses, loss_weights=weights)
-    return prepare_mnist_data(), model, ModelSave
-
-
-def set_up(seed, threads):
-    """Seed Python, NumPy and TensorFlow, and set both numbers of threads."""
-    random.seed(seed)
-    np.random.seed(seed)
-    tf.set_random_seed(seed)
-    count = {"intra_op_parallelism_threads": threads, "inter_op_parallelism_threads": threads}
-    backend.set_session(tf.Session(config=tf.ConfigProto(**count)))
-
-
-def measure(model, x, targets):
-    """Return MEASURED: the cross-entropy with probabilities cut off at 1e-7 as in Keras 2.1.2, and not."""
-    labels, images = targets
-    probabilities, drawings = model.predict(x, batch_size=500)
-    of_truth = probabilities[np.arange(len(x)), labels.argmax(axis=1)].astype("float64")
-    errors = int((probabilities.argmax(axis=1) != labels.argmax(axis=1)).sum())
-    losses = [-np.log(of_truth.clip(least, 1 - least)).mean() for least in (1e-7, np.finfo("float32").tiny)]
-    return [errors, *losses, np.square(drawings - images).mean(dtype="float64")]
 
 
 def read_rows():

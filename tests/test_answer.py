@@ -247,12 +247,13 @@ def test_equivalence_is_two_one_sided_welch_tests():
 
 def test_programs_are_compared_over_the_seeds_of_both_and_without_seed_0():
     values = {measure: np.exp(np.arange(5.0)) for measure in faithful.MARGINS}
-    ours = pandas.DataFrame({"stage": 2, "seed": range(5), **values})
-    theirs = ours.assign(errors=2 * ours["errors"])[:4][::-1]
+    ours = pandas.DataFrame({"stage": 2, "seed": range(5), **values, "autoencoder_loss": [0.02, 0.03, 0.115, 0.02, 1]})
+    theirs = ours.assign(errors=2 * ours["errors"], autoencoder_loss=[0.02, 0.03, 0.023, 0.02, 1])[:4][::-1]
     found = faithful.equivalences(theirs, ours)
-    assert [one["runs"] for one in found] == [4, 4, 4, 3, 3, 3]
-    assert [one["ratio"] for one in found] == pytest.approx([2, 1, 1, 2, 1, 1])
+    assert [one["runs"] for one in found] == [4, 4, 4, 3, 3, 3, 3]  # the last without seed 2: ours does not draw
+    assert [one["ratio"] for one in found] == pytest.approx([2, 1, 0.2 ** (1 / 4), 2, 1, 0.2 ** (1 / 3), 1])
     assert (found[0]["ours"], found[3]["ours"]) == pytest.approx((np.exp(1.5), np.exp(2)))
+    assert found[6]["ours"] == pytest.approx(stats.gmean([0.02, 0.03, 0.02]))
     assert faithful.equivalences(theirs[:0], ours) == []
 
 
@@ -265,6 +266,13 @@ def test_whole_trainings_are_told_by_their_last_epochs():
     study = pandas.read_csv(STUDY / "runs.csv").query("part == 'A' and autoencoder_weight == 0.1")
     last = study[study["steps"] == 37_500].sort_values("seed")["errors"]
     assert [(one["program"], one["last"]) for one in found[1:]] == [("ours", errors) for errors in last]
+
+
+def test_a_run_draws_when_ten_batches_in_a_row_are_better_than_a_blind_one_in_the_mean():
+    least = faithful.BLIND
+    assert faithful.drew_in([0.1] * 12 + [least - 0.001] * 9) == ""
+    assert faithful.drew_in([0.1] * 12 + [least - 0.001] * 10) == 22
+    assert faithful.drew_in([2 * least, *[least - 0.001] * 9, 0, 0.1]) == 11
 
 
 def test_when_the_decoder_begins_is_told_by_ranks():
