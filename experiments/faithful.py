@@ -12,6 +12,7 @@ experiments/original.py makes the author's runs. What is recorded is not made ag
 import hashlib
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -69,10 +70,10 @@ TABLES = {  # of docs/faithful.md: a heading, and what a row says
         "| {program} | {runs} | {begun} | {median:.0f} ({low:.0f} to {high:.0f}) | {p:.3f} |",
     ),
     "stage 5": (
-        "| | runs of each | begun, the author's | ours | of both, ours later | steps apart, median | most "
-        "| rank correlation | p |",
-        "| {program} | {runs} | {theirs} | {ours} | {later} | {median:.0f} | {most:.0f} "
-        "| {correlation:.2f} | {p:.3f} |",
+        "| first | second | pairs | begun, first | second | of both, second later | later by, median | apart, median "
+        "| most | rank correlation | p |",
+        "| {first} | {second} | {runs} | {begun_first} | {begun_second} | {later} | {by:.0f} | {apart:.0f} "
+        "| {most:.0f} | {correlation:.2f} | {p:.5f} |",
     ),
 }
 
@@ -227,24 +228,28 @@ def beginnings(theirs, ours):
 
 
 def same_randomness(theirs, ours):
-    """Return stage 5 as rows, without and with the cut: after how many steps both programs draw, dealt the same.
+    """Return stage 5 as rows: after how many steps two programs draw that were dealt the same, two and two.
 
     Runs that began in both are compared: how far apart they are, Spearman's correlation, and Wilcoxon's p of the pairs.
     """
+    ours = ours[ours["stage"] == 5]
+    programs = {
+        "the author's": theirs[theirs["stage"] == 4], "ours": ours[ours["cut"] == 0],
+        "ours, cut at 1e-7": ours[ours["cut"] == 1],
+    }  # fmt: skip
+    steps = {name: rows.set_index("seed")["drew_in"].astype(float) for name, rows in programs.items()}
     found = []
-    for cut, of_ours in ours[ours["stage"] == 5].groupby("cut"):
-        columns = {"theirs": theirs[theirs["stage"] == 4], "ours": of_ours}
-        columns = [rows.set_index("seed")["drew_in"].rename(name) for name, rows in columns.items()]
-        pairs = pandas.concat(columns, axis=1, join="inner")
+    for names in combinations(steps, 2):
+        pairs = pandas.concat([steps[name] for name in names], axis=1, join="inner", keys=["first", "second"])
         begun = pairs.dropna()
         if len(begun) > 1:
-            apart = (begun["ours"] - begun["theirs"]).abs()
-            row = {"program": f"ours{', cut at 1e-7' if cut else ''}", "runs": len(pairs)}
-            row |= {name: int(count) for name, count in pairs.count().items()}
-            row |= {"later": int((begun["ours"] > begun["theirs"]).sum())}
-            row |= {"median": float(apart.median()), "most": float(apart.max())}
-            row["correlation"] = float(stats.spearmanr(begun["theirs"], begun["ours"]).statistic)
-            found.append({**row, "p": float(stats.wilcoxon(begun["theirs"], begun["ours"]).pvalue)})
+            later = begun["second"] - begun["first"]
+            row = {**dict(zip(("first", "second"), names)), "runs": len(pairs)}
+            row |= {f"begun_{name}": int(count) for name, count in pairs.count().items()}
+            row |= {"later": int((later > 0).sum()), "by": float(later.median())}
+            row |= {"apart": float(later.abs().median()), "most": float(later.abs().max())}
+            row["correlation"] = float(stats.spearmanr(begun["first"], begun["second"]).statistic)
+            found.append({**row, "p": float(stats.wilcoxon(later).pvalue)})
     return found
 
 

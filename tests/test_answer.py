@@ -292,10 +292,14 @@ def test_runs_with_the_same_random_numbers_are_told_in_pairs():
     ours = pandas.DataFrame({"stage": 5, "cut": 0, "seed": range(1, 7), "drew_in": [24, 31, 40, 48, np.nan, 70]})
     both = pandas.concat([ours, ours.assign(cut=1, drew_in=ours["drew_in"] + 2)[:-2]])
     found = faithful.same_randomness(theirs, both)
-    first = {"program": "ours", "runs": 5, "theirs": 4, "ours": 4, "later": 2, "median": 2, "most": 4}
+    first = {"first": "the author's", "second": "ours", "runs": 5, "begun_first": 4, "begun_second": 4, "later": 2}
+    first |= {"by": 1, "apart": 2, "most": 4}  # 4, 1 and -2 steps later
     assert found[0] == {**first, "correlation": pytest.approx(1), "p": pytest.approx(0.75)}
-    second = {"program": "ours, cut at 1e-7", "runs": 4, "theirs": 3, "ours": 4, "later": 2, "median": 3, "most": 6}
+    second = {"first": "the author's", "second": "ours, cut at 1e-7", "runs": 4, "begun_first": 3, "begun_second": 4}
+    second |= {"later": 2, "by": 3, "apart": 3, "most": 6}
     assert {name: found[1][name] for name in second} == second
+    third = {"first": "ours", "second": "ours, cut at 1e-7", "runs": 4, "later": 4, "by": 2, "apart": 2, "most": 2}
+    assert {name: found[2][name] for name in third} == third
     assert faithful.same_randomness(theirs, ours.assign(stage=4)) == []
 
 
