@@ -290,7 +290,10 @@ def tables(summary):
 
 
 def draw_errors(theirs):
-    """Draw the errors over 20 epochs: our five seeds as a band, the author's program as lines, the article's 67."""
+    """Draw the errors over 20 epochs: our five seeds as a band, the author's program as lines, the article's 67.
+
+    theirs are rows of stage 3; of a run that is not whole, the line ends early.
+    """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     ours = our_errors()
@@ -299,7 +302,7 @@ def draw_errors(theirs):
     axes.fill_between(epochs, ours.min(axis=0), ours.max(axis=0), **band)
     for seed, run in theirs.groupby("seed"):
         label = "the author's program, a line a run" if seed == theirs["seed"].min() else None
-        axes.plot(run["steps"] / EPOCH, run["errors"], color="tab:orange", linewidth=1.2, label=label)
+        axes.plot(run["steps"] / EPOCH, run["errors"], ".-", color="tab:orange", linewidth=1.2, label=label)
     axes.axhline(10_000 * (1 - ARTICLE_ACCURACY), color="black", linestyle="--", linewidth=1, label="the article, 67")
     axes.set(xlabel="epoch", ylabel="errors in 10,000 test images", yscale="log", xticks=epochs)
     axes.set_yticks([50, 70, 100, 150, 200, 300], ["50", "70", "100", "150", "200", "300"], minor=False)
@@ -322,9 +325,10 @@ def main(argv=None):
     summary = summarise(theirs, ours)
     for stage, made in tables(summary).items():
         print(f"{stage}:\n{made}\n")
-    if "stage 3" in summary:
+    whole_trainings = theirs[theirs["stage"] == 3]
+    if len(whole_trainings):
         with picture_style():
-            save_figure(draw_errors(theirs[theirs["stage"] == 3]), folder / "errors.png")
+            save_figure(draw_errors(whole_trainings), folder / "errors.png")
     write_json(folder / "summary.json", summary)
 
 

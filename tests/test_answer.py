@@ -268,6 +268,20 @@ def test_whole_trainings_are_told_by_their_last_epochs():
     assert [(one["program"], one["last"]) for one in found[1:]] == [("ours", errors) for errors in last]
 
 
+def test_the_chart_shows_both_programs_and_the_article():
+    runs = [[seed, 1875 * epoch, 100 + epoch] for seed, epochs in ((0, 20), (2, 3)) for epoch in range(1, epochs + 1)]
+    axes = faithful.draw_errors(pandas.DataFrame(runs, columns=["seed", "steps", "errors"])).axes[0]
+    first, second, article = (line.get_xydata() for line in axes.lines)
+    np.testing.assert_array_equal(first, [[epoch, 100 + epoch] for epoch in range(1, 21)])
+    np.testing.assert_array_equal(second, [[1, 101], [2, 102], [3, 103]])
+    assert article[:, 1] == pytest.approx([67, 67])
+    (band,) = axes.collections
+    study = pandas.read_csv(STUDY / "runs.csv").query("part == 'A' and autoencoder_weight == 0.1")
+    at_an_epoch = study.groupby("steps")["errors"].agg(["min", "max"]).loc[1875 * np.arange(1, 21)]
+    drawn = pandas.DataFrame(band.get_paths()[0].vertices).groupby(0)[1].agg(["min", "max"]).loc[range(1, 21)]
+    np.testing.assert_allclose(drawn, at_an_epoch)
+
+
 def test_a_run_draws_when_ten_batches_in_a_row_are_better_than_a_blind_one_in_the_mean():
     least = faithful.BLIND
     assert faithful.drew_in([0.1] * 12 + [least - 0.001] * 9) == ""
