@@ -44,6 +44,7 @@ from visualize import save_figure
 OUTPUT_DIR = Path("outputs/reference/original")
 CUT = 1e-7  # Keras 2.1.2 takes no logarithm of a smaller probability
 BLIND, LEFT = 0.0673, 5  # as in original.py
+CHANCE = 2  # a cross-entropy above it is hardly better than guessing among ten classes, which costs log 10 = 2.3
 STAGE_0_SEEDS, STAGE_2_SEEDS = range(200, 220), range(16)
 EPOCH = ALL_IMAGES // BATCH_SIZE
 # Planned before the first run of stage 2: within these ratios both programs count as the same.
@@ -53,8 +54,8 @@ SEEDS = ["outputs/reference", "outputs/reference/seeds/1", "outputs/reference/se
 SEEDS += [f"outputs/reference/second_task/A/A-0.9-0.1-seed{seed}" for seed in (3, 4)]
 TABLES = {  # of docs/faithful.md: a heading, and what a row says
     "stage 0": (
-        "| | threads | runs | different ends | left the path | came back | dead |",
-        "| {program} | {threads} | {runs} | {ends} | {left} | {back} | {dead} |",
+        "| | threads | runs | different ends | left the path | came back | at chance | dead |",
+        "| {program} | {threads} | {runs} | {ends} | {left} | {back} | {chance} | {dead} |",
     ),
     "stage 2": (
         "| runs of each | | ours | the author's | ratio (90 % interval) | margin | p |",
@@ -177,7 +178,10 @@ def equivalence(ours, theirs, margin):
 
 
 def deaths(theirs, ours):
-    """Return stage 0 as rows: of each group of runs, how many ended alike, left the path, came back, are dead."""
+    """Return stage 0 as rows: of each group of runs, how many ended alike, left the path, came back, are dead.
+
+    "chance" counts all that ended at chance, also those that never left the path.
+    """
     theirs, ours = (rows[rows["stage"] == 0] for rows in (theirs, ours))
     again = theirs["seed"] == 102
     groups = []
@@ -189,9 +193,10 @@ def deaths(theirs, ours):
         groups.append((f"ours{', cut at 1e-7' if cut else ''}, 20 seeds", "default", of_group))
     found = []
     for name, threads, rows in groups:
-        left, dead = rows["above_5"] > 0, rows["at_the_end"] > LEFT
+        left, lost, dead = rows["above_5"] > 0, rows["at_the_end"] > CHANCE, rows["at_the_end"] > LEFT
         row = {"program": name, "threads": threads, "runs": len(rows), "ends": rows["losses_sha256"].nunique()}
-        found.append({**row, "left": int(left.sum()), "back": int((left & ~dead).sum()), "dead": int(dead.sum())})
+        counts = {"left": left, "back": left & ~lost, "chance": lost & ~dead, "dead": dead}
+        found.append({**row, **{name: int(which.sum()) for name, which in counts.items()}})
     return found
 
 

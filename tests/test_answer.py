@@ -328,7 +328,9 @@ def test_runs_that_left_came_back_or_died_are_counted():
     columns = ["stage", "seed", "threads", "gated", "above_5", "at_the_end", "losses_sha256"]
     theirs = [
         [0, 102, 1, 0, 0, 0.5, "a"],
-        [0, 102, 1, 0, 3, 2.3, "b"],
+        [0, 102, 1, 0, 3, 0.7, "b"],
+        [0, 102, 1, 0, 1, 2.3, "e"],
+        [0, 102, 1, 0, 0, 2.3, "f"],
         [0, 102, 1, 0, 60, 14.0, "c"],
         [0, 200, 0, 1, 0, 1, "d"],
     ]
@@ -338,7 +340,7 @@ def test_runs_that_left_came_back_or_died_are_counted():
     first, second, third = faithful.deaths(pandas.DataFrame(theirs, columns=columns), ours.assign(cut=1))
     assert first == {
         "program": "the author's, as written, one seed", "threads": "1",
-        "runs": 3, "ends": 3, "left": 2, "back": 1, "dead": 1,
+        "runs": 5, "ends": 5, "left": 3, "back": 1, "chance": 2, "dead": 1,
     }  # fmt: skip
     assert (second["program"], second["threads"], second["dead"]) == ("the author's, gated, 20 seeds", "default", 0)
     assert third["program"] == "ours, cut at 1e-7, 20 seeds"
