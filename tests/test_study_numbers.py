@@ -144,7 +144,6 @@ def test_the_race():
     ]
     groups += [rows[(rows["seed"] != 102) & (rows["gated"] == gated)] for gated in (0, 1)]
     groups += [ours[ours["cut"] == cut] for cut in (0, 1)]
-    groups = [group for group in groups if len(group)]
     for said, group in zip(numbers("docs/faithful.md", "left the path"), groups, strict=True):
         left, end = group["above_5"] > 0, group["at_the_end"]
         counts = [len(group), group["losses_sha256"].nunique(), left.sum()]
