@@ -63,8 +63,8 @@ TABLES = {  # of docs/faithful.md: a heading, and what a row says
         "| {p:.5f} |",
     ),
     "stage 3": (
-        "| | seed | errors after 20 epochs | mean of epochs 11 to 20 |",
-        "| {program} | {seed} | {last:.0f} | {late:.1f} |",
+        "| | seed | errors after 20 epochs | mean of epochs 11 to 20 | cross-entropy | squared error |",
+        "| {program} | {seed} | {last} | {late:.1f} | {cross_entropy:.4f} | {squared:.5f} |",
     ),
     "stage 4": (
         "| | runs | had begun after 400 steps | median step (quartiles) | p |",
@@ -258,28 +258,34 @@ def same_randomness(theirs, ours):
     return found
 
 
-def our_errors():
-    """Return the errors of our five seeds in the test images, an array (seed, epoch)."""
-    histories = [read_history(ROOT / folder) for folder in SEEDS]
-    shares = [[1 - row["val_classification_accuracy"] for row in history] for history in histories]
-    return (10_000 * np.array(shares)).round()
+def our_runs():
+    """Return our five seeds as rows like those of stage 3, one an epoch: seed, steps, errors and two losses."""
+    runs = []
+    for seed, folder in enumerate(SEEDS):
+        epochs = pandas.DataFrame(read_history(ROOT / folder))
+        found = {"seed": seed, "steps": epochs["epoch"] * EPOCH, "uncut_loss": epochs["val_classification_loss"]}
+        found["errors"] = (10_000 * (1 - epochs["val_classification_accuracy"])).round()
+        runs.append(pandas.DataFrame({**found, "autoencoder_loss": epochs["val_autoencoder_loss"]}))
+    return pandas.concat(runs)
 
 
 def last_epochs(theirs, ours):
-    """Return stage 3 as rows: of each run of 20 epochs the last errors, and their mean over epochs 11 to 20.
-
-    theirs are rows, ours an array as our_errors() returns it.
-    """
-    whole = theirs[theirs["stage"] == 3].pivot(index="seed", columns="steps", values="errors").dropna()
-    runs = [("the author's", *run) for run in zip(whole.index, whole.to_numpy())]
-    runs += [("ours", *run) for run in enumerate(ours)]
-    return [{"program": p, "seed": seed, "last": run[-1], "late": run[10:].mean()} for p, seed, run in runs]
+    """Return stage 3 as rows: of each whole run the last errors, their mean over epochs 11 to 20, the last losses."""
+    found = []
+    for program, rows in (("the author's", theirs[theirs["stage"] == 3]), ("ours", ours)):
+        for seed, run in rows.groupby("seed"):
+            errors, end = run.set_index("steps")["errors"], run[run["steps"] == EPOCHS * EPOCH]
+            for last in end.to_dict("records"):
+                row = {"program": program, "seed": int(seed), "last": int(last["errors"])}
+                row["late"] = float(errors[errors.index > EPOCHS // 2 * EPOCH].mean())
+                found.append({**row, "cross_entropy": last["uncut_loss"], "squared": last["autoencoder_loss"]})
+    return found
 
 
 def summarise(theirs, ours):
     """Return what the rows of both programs say, a dict: for each stage that has rows, a list of dicts."""
     found = {"stage 0": deaths(theirs, ours), "stage 2": equivalences(theirs, ours)}
-    found["stage 3"] = last_epochs(theirs, our_errors()) if (theirs["steps"] == EPOCHS * EPOCH).any() else []
+    found["stage 3"] = last_epochs(theirs, our_runs()) if (theirs["steps"] == EPOCHS * EPOCH).any() else []
     found |= {"stage 4": beginnings(theirs, ours), "stage 5": same_randomness(theirs, ours)}
     return {stage: rows for stage, rows in found.items() if rows}
 
@@ -301,10 +307,9 @@ def draw_errors(theirs):
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    ours = our_errors()
-    epochs = np.arange(1, EPOCHS + 1)
-    band = {"color": "tab:blue", "alpha": 0.3, "label": "ours, five seeds"}
-    axes.fill_between(epochs, ours.min(axis=0), ours.max(axis=0), **band)
+    ours = our_runs().groupby("steps")["errors"].agg(["min", "max"])
+    epochs = ours.index // EPOCH
+    axes.fill_between(epochs, ours["min"], ours["max"], color="tab:blue", alpha=0.3, label="ours, five seeds")
     for seed, run in theirs.groupby("seed"):
         label = "the author's program, a line a run" if seed == theirs["seed"].min() else None
         axes.plot(run["steps"] / EPOCH, run["errors"], ".-", color="tab:orange", linewidth=1.2, label=label)

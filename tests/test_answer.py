@@ -260,12 +260,21 @@ def test_programs_are_compared_over_the_seeds_of_both_and_without_seed_0():
 def test_whole_trainings_are_told_by_their_last_epochs():
     """A run that is not whole is left out, and ours are those that the study has."""
     steps = 1875 * np.arange(1, 21)
-    runs = [pandas.DataFrame({"stage": 3, "seed": s, "steps": steps, "errors": 100 * s + steps / 1875}) for s in (0, 1)]
-    found = faithful.last_epochs(pandas.concat([runs[0][:5], runs[1]]), faithful.our_errors())
-    assert found[0] == {"program": "the author's", "seed": 1, "last": 120, "late": 115.5}
+    runs = [
+        pandas.DataFrame({"stage": 3, "seed": seed, "steps": steps, "errors": 100 * seed + steps // 1875})
+        .assign(uncut_loss=lambda run: run["errors"] / 1000, autoencoder_loss=lambda run: run["errors"] / 10_000)
+        for seed in (0, 1)
+    ]  # fmt: skip
+    found = faithful.last_epochs(pandas.concat([runs[0][:19], runs[1]]), faithful.our_runs())
+    expected = {"program": "the author's", "seed": 1, "last": 120, "late": 115.5}
+    assert found[0] == {**expected, "cross_entropy": 0.12, "squared": 0.012}
     study = pandas.read_csv(STUDY / "runs.csv").query("part == 'A' and autoencoder_weight == 0.1")
-    last = study[study["steps"] == 37_500].sort_values("seed")["errors"]
-    assert [(one["program"], one["last"]) for one in found[1:]] == [("ours", errors) for errors in last]
+    last = study[study["steps"] == 37_500].sort_values("seed")
+    assert [(one["program"], one["seed"], one["last"]) for one in found[1:]] == [
+        ("ours", seed, errors) for seed, errors in zip(last["seed"], last["errors"], strict=True)
+    ]
+    for name, column in (("cross_entropy", "classification_loss"), ("squared", "autoencoder_loss")):
+        np.testing.assert_allclose([one[name] for one in found[1:]], last[column], rtol=1e-4)
 
 
 def test_the_chart_shows_both_programs_and_the_article():

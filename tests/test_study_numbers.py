@@ -151,6 +151,23 @@ def test_the_race():
         assert [*map(float, said[-6:])] == counts
 
 
+def test_the_authors_whole_trainings():
+    """As long as none is whole, there is no such table."""
+    rows = pandas.read_csv(REFERENCE / "original" / "runs.csv").query("stage == 3")
+    runs = [run.assign(seed=seed) for seed, run in rows.groupby("seed") if len(run) == 20]
+    folders = [REFERENCE, *(REFERENCE / "seeds" / seed for seed in "12")]
+    folders += [STUDY / "A" / f"A-0.9-0.1-seed{seed}" for seed in (3, 4)]
+    ours = [pandas.read_csv(folder / "history.csv").assign(seed=seed) for seed, folder in enumerate(folders)]
+    names = {"uncut_loss": "val_classification_loss", "autoencoder_loss": "val_autoencoder_loss"}
+    runs += [run.assign(errors=10_000 - 10_000 * run["val_classification_accuracy"]) for run in ours] if runs else []
+    said = numbers("docs/faithful.md", "errors after 20 epochs") if runs else []
+    for texts, run in zip(said, runs, strict=True):
+        seed, last, late, *losses = texts
+        assert int(seed) == run["seed"].iloc[-1] and len(run) == 20
+        hold([last, late], [run["errors"].iloc[-1], run["errors"].iloc[10:].mean()])
+        hold(losses, [run[mine if mine in run else name].iloc[-1] for mine, name in names.items()])
+
+
 def test_when_the_decoders_begin():
     tables = [pandas.read_csv(REFERENCE / "original" / name).query("stage == 4") for name in ("ours.csv", "runs.csv")]
     late = [rows["drew_in"].fillna(401) for rows in tables]  # after the last step, whenever that is
