@@ -158,14 +158,15 @@ def test_the_authors_whole_trainings():
     folders = [REFERENCE, *(REFERENCE / "seeds" / seed for seed in "12")]
     folders += [STUDY / "A" / f"A-0.9-0.1-seed{seed}" for seed in (3, 4)]
     ours = [pandas.read_csv(folder / "history.csv").assign(seed=seed) for seed, folder in enumerate(folders)]
-    names = {"uncut_loss": "val_classification_loss", "autoencoder_loss": "val_autoencoder_loss"}
-    runs += [run.assign(errors=10_000 - 10_000 * run["val_classification_accuracy"]) for run in ours] if runs else []
+    for run in ours if runs else ():
+        run["errors"] = 10_000 - 10_000 * run["val_classification_accuracy"]
+        runs.append(run.assign(uncut_loss=run["val_classification_loss"], autoencoder_loss=run["val_autoencoder_loss"]))
     said = numbers("docs/faithful.md", "errors after 20 epochs") if runs else []
     for texts, run in zip(said, runs, strict=True):
         seed, last, late, *losses = texts
         assert int(seed) == run["seed"].iloc[-1] and len(run) == 20
         hold([last, late], [run["errors"].iloc[-1], run["errors"].iloc[10:].mean()])
-        hold(losses, [run[mine if mine in run else name].iloc[-1] for mine, name in names.items()])
+        hold(losses, [run[loss].iloc[-1] for loss in ("uncut_loss", "autoencoder_loss")])
 
 
 def test_when_the_decoders_begin():
