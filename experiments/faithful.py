@@ -310,9 +310,11 @@ def draw_errors(theirs):
     ours = our_runs().groupby("steps")["errors"].agg(["min", "max"])
     epochs = ours.index // EPOCH
     axes.fill_between(epochs, ours["min"], ours["max"], color="tab:blue", alpha=0.3, label="ours, five seeds")
-    for seed, run in theirs.groupby("seed"):
-        label = "the author's program, a line a run" if seed == theirs["seed"].min() else None
-        axes.plot(run["steps"] / EPOCH, run["errors"], ".-", color="tab:orange", linewidth=1.2, label=label)
+    for version, color in (("1.4.1", "tab:orange"), ("1.15.2", "tab:red")):
+        label = f"the author's program, TensorFlow {version}"
+        for _, run in theirs[theirs["versions"].str.contains(f"tensorflow {version},")].groupby("seed"):
+            axes.plot(run["steps"] / EPOCH, run["errors"], ".-", color=color, linewidth=1.2, label=label)
+            label = None
     axes.axhline(10_000 * (1 - ARTICLE_ACCURACY), color="black", linestyle="--", linewidth=1, label="the article, 67")
     axes.set(xlabel="epoch", ylabel="errors in 10,000 test images", yscale="log", xticks=epochs)
     axes.set_yticks([50, 70, 100, 150, 200, 300], ["50", "70", "100", "150", "200", "300"], minor=False)
