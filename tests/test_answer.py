@@ -278,12 +278,19 @@ def test_whole_trainings_are_told_by_their_last_epochs():
 
 
 def test_the_chart_shows_both_programs_and_the_article():
-    runs = [[seed, 1875 * epoch, 100 + epoch] for seed, epochs in ((0, 20), (2, 3)) for epoch in range(1, epochs + 1)]
-    axes = faithful.draw_errors(pandas.DataFrame(runs, columns=["seed", "steps", "errors"])).axes[0]
+    runs = [
+        [seed, 1875 * epoch, 100 + epoch, f"keras 2.1.2, tensorflow {version}, numpy 1.16.6, python 3.6.15"]
+        for seed, epochs, version in ((0, 20, "1.4.1"), (2, 3, "1.15.2"))
+        for epoch in range(1, epochs + 1)
+    ]
+    axes = faithful.draw_errors(pandas.DataFrame(runs, columns=["seed", "steps", "errors", "versions"])).axes[0]
     first, second, article = (line.get_xydata() for line in axes.lines)
     np.testing.assert_array_equal(first, [[epoch, 100 + epoch] for epoch in range(1, 21)])
     np.testing.assert_array_equal(second, [[1, 101], [2, 102], [3, 103]])
     assert article[:, 1] == pytest.approx([67, 67])
+    said = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert [text.split()[-1] for text in said] == ["seeds", "1.4.1", "1.15.2", "67"]
+    assert len({line.get_color() for line in axes.lines}) == 3
     (band,) = axes.collections
     study = pandas.read_csv(STUDY / "runs.csv").query("part == 'A' and autoencoder_weight == 0.1")
     at_an_epoch = study.groupby("steps")["errors"].agg(["min", "max"]).loc[1875 * np.arange(1, 21)]
