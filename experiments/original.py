@@ -3,7 +3,7 @@
     python3.6 -m venv old && old/bin/pip install --no-deps -r experiments/original.txt
     old/bin/python experiments/original.py AUTHOR --stage 0
 
-The seeds 2 to 4 of stage 3 ran on Intel's package of TensorFlow 1.15.2 (original_fast.txt, needs pip 19 or newer).
+Seeds 2 to 4 of stage 3 run on Intel's package of TensorFlow 1.15.2: original_fast.txt, installed by pip 21.3.1.
 AUTHOR is a folder that holds the author's CNN_Autoencoder (https://github.com/mim92/mnist); its files stay as they
 are. Only where keras.datasets would download MNIST, data/mnist.npz is read. Every run is a process of its own and adds
 rows to outputs/reference/original/runs.csv. Stop it at any time: the same command goes on.
