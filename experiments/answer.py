@@ -28,12 +28,13 @@ from experiments.second_task import ALL_IMAGES, CALIBRATION, OUTPUT_DIR, RUNS, r
 from support import cli
 from support.files import write_json
 from support.fonts import picture_style
-from train import BATCH_SIZE
+from train import BATCH_SIZE, EPOCHS
 from visualize import save_figure
 
 LEVEL = 0.95
 INTERVAL = "difference (95 % interval)"
 EPOCH = ALL_IMAGES // BATCH_SIZE
+THEIRS = Path("outputs/reference/original/runs.csv")  # the author's program, by experiments/original.py
 BOTH, ALONE, EQUAL, LARGER, LARGE = "0.9 0.1", "0.9 0", "0.5 0.5", "0.9 1", "0.9 10"
 PAIRS = [(BOTH, ALONE), (LARGER, ALONE), (LARGE, ALONE), (BOTH, EQUAL)]
 PAIRS += [("U10", "L0"), ("U10", "L10"), ("U1", "L0"), ("L10", "L0")]  # L: labelled images only, U: and others
@@ -273,17 +274,22 @@ def table_of_probabilities(rows):
 
 
 def table_of_results(rows):
-    """Return the table of part A's accuracies and errors, beside the article's."""
+    """Return the table of part A's accuracies and errors, beside the article's and those of the author's program."""
 
     def row(name, mean, least, greatest):
         right = [f"{1 - errors / 10_000:.2%}".replace("%", " %") for errors in (mean, greatest, least)]
         return name, "{} ({} to {})".format(*right), f"{mean:.0f} ({least:.0f} to {greatest:.0f})"
 
+    theirs = pandas.read_csv(ROOT / THEIRS).query("stage == 3")
+    whole = theirs.groupby("seed").filter(lambda run: len(run) == EPOCHS)
+    groups = [("the author's program", f"run again (Keras 2.1.2, {whole['seed'].nunique()} runs)", whole)]
+    groups += [(name, "5 seeds", rows[rows["arm"] == arm]) for arm, name in ARMS.items()]
     table = [("after 20 epochs", "test accuracy, mean (range)", "errors in 10,000")]
     table.append(("the article", f"{100 * ARTICLE_ACCURACY:.2f} %", f"{10_000 * (1 - ARTICLE_ACCURACY):.0f}"))
-    for arm, name in ARMS.items():
-        for title, epochs in ((f"{name}, 5 seeds", 1), (f"{name}, epochs 11 to 20", 10)):
-            errors = rows[rows["arm"] == arm].sort_values("steps").groupby("seed")["errors"].tail(epochs)
+    for name, which, runs in groups:
+        by_seed = runs.sort_values("steps").groupby("seed")["errors"]
+        for title, epochs in ((f"{name}, {which}", 1), (f"{name}, epochs 11 to 20", 10)):
+            errors = by_seed.tail(epochs)
             table.append(row(title, errors.mean(), errors.min(), errors.max()))
     return markdown_table(*table)
 

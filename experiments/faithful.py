@@ -50,12 +50,13 @@ EPOCH = ALL_IMAGES // BATCH_SIZE
 # Planned before the first run of stage 2: within these ratios both programs count as the same.
 MARGINS = {"errors": 1.15, "classification_loss": 1.2, "autoencoder_loss": 1.15}
 NAMES = {"errors": "errors", "classification_loss": "cross-entropy", "autoencoder_loss": "squared error"}
+LAST = {"errors": "errors", "uncut_loss": "cross-entropy", "autoencoder_loss": "squared error"}  # of stage 3
 SEEDS = ["outputs/reference", "outputs/reference/seeds/1", "outputs/reference/seeds/2"]
 SEEDS += [f"outputs/reference/second_task/A/A-0.9-0.1-seed{seed}" for seed in (3, 4)]
 TABLES = {  # of docs/faithful.md: a heading, and what a row says
     "stage 0": (
-        "| | threads | runs | different ends | left the path | came back | at chance | dead |",
-        "| {program} | {threads} | {runs} | {ends} | {left} | {back} | {chance} | {dead} |",
+        "| | threads | runs | different ends | left the path | came back | at chance | dead | end of the living |",
+        "| {program} | {threads} | {runs} | {ends} | {left} | {back} | {chance} | {dead} | {living:.2f} |",
     ),
     "stage 2": (
         "| runs of each | | ours | the author's | ratio (90 % interval) | margin | p |",
@@ -64,7 +65,11 @@ TABLES = {  # of docs/faithful.md: a heading, and what a row says
     ),
     "stage 3": (
         "| | seed | errors after 20 epochs | mean of epochs 11 to 20 | cross-entropy | squared error |",
-        "| {program} | {seed} | {last} | {late:.1f} | {cross_entropy:.4f} | {squared:.5f} |",
+        "| {program} | {seed} | {errors:.0f} | {late_errors:.1f} | {uncut_loss:.4f} | {autoencoder_loss:.5f} |",
+    ),
+    "stage 3, means": (
+        "| mean of the runs | ours | the author's | ratio (95 % interval) |",
+        "| {name} | {ours:.4g} | {theirs:.4g} | {ratio:.3f} ({low:.3f} to {high:.3f}) |",
     ),
     "stage 4": (
         "| | runs | had begun after 400 steps | median step (quartiles) | p |",
@@ -161,26 +166,33 @@ def read(path):
     return pandas.read_csv(path) if path.exists() else pandas.DataFrame(columns=columns)
 
 
+def welch(ours, theirs, shift=0.0, alternative="two-sided"):
+    """Return SciPy's Welch test of the logarithms: whether theirs, shifted, are other than ours."""
+    return stats.ttest_ind(np.log(theirs) + shift, np.log(ours), equal_var=False, alternative=alternative)
+
+
+def compare(ours, theirs, level):
+    """Return a dict: both geometric means, the ratio theirs to ours, and the ends of its interval at a level."""
+    (first, second), ends = (np.log(ours).mean(), np.log(theirs).mean()), welch(ours, theirs).confidence_interval(level)
+    found = {"ours": first, "theirs": second, "ratio": second - first, "low": ends.low, "high": ends.high}
+    return {name: float(np.exp(value)) for name, value in found.items()}
+
+
 def equivalence(ours, theirs, margin):
     """Test by two one-sided Welch tests whether the ratio of two geometric means lies between 1 / margin and margin.
 
-    Returns a dict: both means, the ratio theirs to ours, its 90 % interval, and the greater p of the two tests.
+    Returns a dict: compare() at 90 %, the margin, and the greater p of the two tests.
     """
-    first, second, limit = np.log(ours), np.log(theirs), np.log(margin)
-
-    def welch(shift, alternative):
-        return stats.ttest_ind(second + shift, first, equal_var=False, alternative=alternative)
-
-    ends = welch(0, "two-sided").confidence_interval(0.9)
-    found = {"ours": first.mean(), "theirs": second.mean(), "ratio": second.mean() - first.mean()}
-    found = {name: float(np.exp(value)) for name, value in {**found, "low": ends.low, "high": ends.high}.items()}
-    return {**found, "margin": margin, "p": float(max(welch(limit, "greater").pvalue, welch(-limit, "less").pvalue))}
+    limit = np.log(margin)
+    tests = welch(ours, theirs, limit, "greater"), welch(ours, theirs, -limit, "less")
+    return {**compare(ours, theirs, 0.9), "margin": margin, "p": float(max(test.pvalue for test in tests))}
 
 
 def deaths(theirs, ours):
     """Return stage 0 as rows: of each group of runs, how many ended alike, left the path, came back, are dead.
 
-    "chance" counts all that ended at chance, also those that never left the path.
+    "chance" counts all that ended at chance, also those that never left the path. "living" is the median of the
+    cross-entropies at the end of those that are not dead.
     """
     theirs, ours = (rows[rows["stage"] == 0] for rows in (theirs, ours))
     again = theirs["seed"] == 102
@@ -196,7 +208,8 @@ def deaths(theirs, ours):
         left, lost, dead = rows["above_5"] > 0, rows["at_the_end"] > CHANCE, rows["at_the_end"] > LEFT
         row = {"program": name, "threads": threads, "runs": len(rows), "ends": rows["losses_sha256"].nunique()}
         counts = {"left": left, "back": left & ~lost, "chance": lost & ~dead, "dead": dead}
-        found.append({**row, **{name: int(which.sum()) for name, which in counts.items()}})
+        row |= {name: int(which.sum()) for name, which in counts.items()}
+        found.append({**row, "living": float(rows["at_the_end"][~dead].median())})
     return found
 
 
@@ -270,22 +283,34 @@ def our_runs():
 
 
 def last_epochs(theirs, ours):
-    """Return stage 3 as rows: of each whole run the last errors, their mean over epochs 11 to 20, the last losses."""
+    """Return stage 3 as rows: of each whole run the errors and losses after the last epoch, and means of 11 to 20."""
     found = []
     for program, rows in (("the author's", theirs[theirs["stage"] == 3]), ("ours", ours)):
         for seed, run in rows.groupby("seed"):
-            errors, end = run.set_index("steps")["errors"], run[run["steps"] == EPOCHS * EPOCH]
-            for last in end.to_dict("records"):
-                row = {"program": program, "seed": int(seed), "last": int(last["errors"])}
-                row["late"] = float(errors[errors.index > EPOCHS // 2 * EPOCH].mean())
-                found.append({**row, "cross_entropy": last["uncut_loss"], "squared": last["autoencoder_loss"]})
+            if len(run) == EPOCHS:
+                late = run.sort_values("steps")[[*LAST]].tail(EPOCHS // 2)
+                last = {name: float(late[name].iloc[-1]) for name in LAST}
+                means = {f"late_{name}": float(late[name].mean()) for name in LAST}
+                found.append({"program": program, "seed": int(seed), **last, **means})
     return found
+
+
+def mean_ratios(found):
+    """Return, of the rows of last_epochs(), compare() of each measure at 95 %; nothing of fewer than two runs."""
+    groups = [pandas.DataFrame([row for row in found if row["program"] == name]) for name in ("ours", "the author's")]
+    whens = {"": "after 20 epochs", "late_": "mean of epochs 11 to 20"} if min(map(len, groups)) > 1 else {}
+    return [
+        {"name": f"{name}, {title}", **compare(*(runs[when + measure] for runs in groups), 0.95)}
+        for measure, name in LAST.items()
+        for when, title in whens.items()
+    ]
 
 
 def summarise(theirs, ours):
     """Return what the rows of both programs say, a dict: for each stage that has rows, a list of dicts."""
     found = {"stage 0": deaths(theirs, ours), "stage 2": equivalences(theirs, ours)}
-    found["stage 3"] = last_epochs(theirs, our_runs()) if (theirs["steps"] == EPOCHS * EPOCH).any() else []
+    found["stage 3"] = last_epochs(theirs, our_runs())
+    found["stage 3, means"] = mean_ratios(found["stage 3"])
     found |= {"stage 4": beginnings(theirs, ours), "stage 5": same_randomness(theirs, ours)}
     return {stage: rows for stage, rows in found.items() if rows}
 

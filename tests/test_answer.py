@@ -266,15 +266,34 @@ def test_whole_trainings_are_told_by_their_last_epochs():
         for seed in (0, 1)
     ]  # fmt: skip
     found = faithful.last_epochs(pandas.concat([runs[0][:19], runs[1]]), faithful.our_runs())
-    expected = {"program": "the author's", "seed": 1, "last": 120, "late": 115.5}
-    assert found[0] == {**expected, "cross_entropy": 0.12, "squared": 0.012}
+    last, late = {"errors": 120}, {"late_errors": 115.5}
+    for measure, scale in (("uncut_loss", 1000), ("autoencoder_loss", 10_000)):
+        last[measure], late[f"late_{measure}"] = 120 / scale, pytest.approx(115.5 / scale)
+    assert found[0] == {"program": "the author's", "seed": 1, **last, **late}
     study = pandas.read_csv(STUDY / "runs.csv").query("part == 'A' and autoencoder_weight == 0.1")
     last = study[study["steps"] == 37_500].sort_values("seed")
-    assert [(one["program"], one["seed"], one["last"]) for one in found[1:]] == [
+    assert [(one["program"], one["seed"], one["errors"]) for one in found[1:]] == [
         ("ours", seed, errors) for seed, errors in zip(last["seed"], last["errors"], strict=True)
     ]
-    for name, column in (("cross_entropy", "classification_loss"), ("squared", "autoencoder_loss")):
-        np.testing.assert_allclose([one[name] for one in found[1:]], last[column], rtol=1e-4)
+    late = study[study["steps"] > 18_750].groupby("seed").mean(numeric_only=True)
+    for measure, column in (("uncut_loss", "classification_loss"), ("autoencoder_loss",) * 2, ("errors",) * 2):
+        np.testing.assert_allclose([one[measure] for one in found[1:]], last[column], rtol=1e-4)
+        np.testing.assert_allclose([one[f"late_{measure}"] for one in found[1:]], late[column], rtol=1e-4)
+
+
+def test_whole_trainings_are_compared_by_the_ratios_of_their_means():
+    values = {f"{when}{measure}": 1.0 for when in ("", "late_") for measure in faithful.LAST}
+    theirs = [{"program": "the author's", **values, "late_errors": errors} for errors in (1, 4)]
+    ours = [{"program": "ours", **values, "late_errors": errors} for errors in (2, 4, 8)]
+    found = faithful.mean_ratios(ours + theirs)
+    assert [one["name"].split(",")[0] for one in found] == [*np.repeat([*faithful.LAST.values()], 2)]
+    compared = {**found[1]}
+    parts = np.log(2) ** 2 * np.array([2 / 2, 1 / 3])  # Welch's variances of both means, with 1 and 2 degrees
+    half = stats.t.ppf(0.975, parts.sum() ** 2 / (parts**2 / [1, 2]).sum()) * np.sqrt(parts.sum())
+    ends = {"low": pytest.approx(0.5 * np.exp(-half)), "high": pytest.approx(0.5 * np.exp(half))}
+    assert compared.pop("name") == "errors, mean of epochs 11 to 20"
+    assert compared == {"ours": pytest.approx(4), "theirs": pytest.approx(2), "ratio": pytest.approx(0.5), **ends}
+    assert faithful.mean_ratios(ours + theirs[:1]) == []
 
 
 def test_the_chart_shows_both_programs_and_the_article():
@@ -356,7 +375,7 @@ def test_runs_that_left_came_back_or_died_are_counted():
     first, second, third = faithful.deaths(pandas.DataFrame(theirs, columns=columns), ours.assign(cut=1))
     assert first == {
         "program": "the author's, as written, one seed", "threads": "1",
-        "runs": 5, "ends": 5, "left": 3, "back": 1, "chance": 2, "dead": 1,
+        "runs": 5, "ends": 5, "left": 3, "back": 1, "chance": 2, "dead": 1, "living": 1.5,
     }  # fmt: skip
     assert (second["program"], second["threads"], second["dead"]) == ("the author's, gated, 20 seeds", "default", 0)
     assert third["program"] == "ours, cut at 1e-7, 20 seeds"

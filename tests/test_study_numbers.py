@@ -1,4 +1,4 @@
-"""The numbers of two pages, the study and faithful.md, once more from their rows: by pandas and SciPy alone."""
+"""The numbers of three pages, the study, faithful.md and results.md, from their rows: by pandas and SciPy alone."""
 
 import re
 
@@ -148,25 +148,65 @@ def test_the_race():
         left, end = group["above_5"] > 0, group["at_the_end"]
         counts = [len(group), group["losses_sha256"].nunique(), left.sum()]
         counts += [sum(left & (end <= 2)), sum((end > 2) & (end <= 5)), sum(end > 5)]
-        assert [*map(float, said[-6:])] == counts
+        assert [*map(float, said[-7:-1])] == counts
+        hold(said[-1:], [np.median(end[end <= 5])])
 
 
-def test_the_authors_whole_trainings():
-    """As long as none is whole, there is no such table."""
+@pytest.fixture(scope="module")
+def whole_trainings():
+    """Of 20 epochs, by program and seed: errors and losses after each."""
     rows = pandas.read_csv(REFERENCE / "original" / "runs.csv").query("stage == 3")
-    runs = [run.assign(seed=seed) for seed, run in rows.groupby("seed") if len(run) == 20]
-    folders = [REFERENCE, *(REFERENCE / "seeds" / seed for seed in "12")]
-    folders += [STUDY / "A" / f"A-0.9-0.1-seed{seed}" for seed in (3, 4)]
-    ours = [pandas.read_csv(folder / "history.csv").assign(seed=seed) for seed, folder in enumerate(folders)]
-    for run in ours if runs else ():
-        run["errors"] = 10_000 - 10_000 * run["val_classification_accuracy"]
-        runs.append(run.assign(uncut_loss=run["val_classification_loss"], autoencoder_loss=run["val_autoencoder_loss"]))
-    said = numbers("docs/faithful.md", "errors after 20 epochs") if runs else []
-    for texts, run in zip(said, runs, strict=True):
-        seed, last, late, *losses = texts
-        assert int(seed) == run["seed"].iloc[-1] and len(run) == 20
-        hold([last, late], [run["errors"].iloc[-1], run["errors"].iloc[10:].mean()])
-        hold(losses, [run[loss].iloc[-1] for loss in ("uncut_loss", "autoencoder_loss")])
+    theirs = {seed: run for seed, run in rows.groupby("seed") if len(run) == 20}
+    ours = [REFERENCE, *(REFERENCE / "seeds" / seed for seed in "12")]
+    ours += [STUDY / "A" / f"A-0.9-0.1-seed{seed}" for seed in (3, 4)]
+    names = {"val_classification_loss": "uncut_loss", "val_autoencoder_loss": "squared_error"}
+    ours = [pandas.read_csv(folder / "history.csv")[[*names, "val_classification_accuracy"]] for folder in ours]
+    ours = {seed: run.rename(columns=names) for seed, run in enumerate(ours)}
+    for run in ours.values():
+        run["errors"] = 10_000 - 10_000 * run.pop("val_classification_accuracy")
+    for seed, run in theirs.items():
+        theirs[seed] = run.rename(columns={"autoencoder_loss": "squared_error"})[[*ours[0]]].reset_index(drop=True)
+    runs = {("theirs", seed): run for seed, run in theirs.items()} | {("ours", seed): run for seed, run in ours.items()}
+    assert all(len(run) == 20 for run in runs.values())
+    return runs
+
+
+def test_the_authors_whole_trainings(whole_trainings):
+    said = numbers("docs/faithful.md", "errors after 20 epochs")
+    for (seed, *texts), ((_, expected), run) in zip(said, whole_trainings.items(), strict=True):
+        assert int(seed) == expected
+        late, last = run["errors"][10:].mean(), run.iloc[-1]
+        hold(texts, [last["errors"], late, last["uncut_loss"], last["squared_error"]])
+
+
+def test_the_means_of_the_whole_trainings(whole_trainings):
+    """Welch's interval at 95 %, of the logarithms, by SciPy."""
+    expected = []
+    for measure in ("errors", "uncut_loss", "squared_error"):
+        for epochs in (slice(19, 20), slice(10, 20)):
+            means = {"ours": [], "theirs": []}
+            for (program, _), run in whole_trainings.items():
+                means[program].append(np.log(run[measure][epochs].mean()))
+            ends = stats.ttest_ind(means["theirs"], means["ours"], equal_var=False).confidence_interval(0.95)
+            ours, theirs = np.mean(means["ours"]), np.mean(means["theirs"])
+            expected.append(np.exp([ours, theirs, theirs - ours, *ends]))
+    for said, found in zip(numbers("docs/faithful.md", "mean of the runs"), expected, strict=True):
+        hold(said, found)
+
+
+def test_the_results(rows, whole_trainings):
+    theirs = [run["errors"] for (program, _), run in whole_trainings.items() if program == "theirs"]
+    alone = rows[(rows["part"] == "A") & (rows["autoencoder_weight"] == 0)].sort_values("steps")
+    groups = [theirs, [run["errors"] for (program, _), run in whole_trainings.items() if program == "ours"]]
+    groups.append([errors for _, errors in alone.groupby("seed")["errors"]])
+    expected = [[99.33, 67]]
+    for runs in groups:
+        for epochs in (1, 10):
+            errors = np.concatenate([run.to_numpy()[-epochs:] for run in runs])
+            ends = np.array([errors.mean(), errors.max(), errors.min()])
+            expected.append([*(100 - ends / 100), *ends[[0, 2, 1]]])
+    for said, found in zip(numbers("docs/results.md", "errors in 10000"), expected, strict=True):
+        hold(said, found)
 
 
 def test_when_the_decoders_begin():
