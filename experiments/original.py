@@ -4,6 +4,8 @@
     old/bin/python experiments/original.py AUTHOR --stage 0
 
 Seeds 2 to 4 of stage 3 run on Intel's package of TensorFlow 1.15.2: original_fast.txt, installed by pip 21.3.1.
+On an AMD processor they had MKL_DEBUG_CPU_TYPE=5 in the environment, or MKL leaves its vector instructions unused; and
+OMP_NUM_THREADS=1, a core for each (seed 4: 2). KMP_BLOCKTIME=0 saves time only.
 AUTHOR is a folder that holds the author's CNN_Autoencoder (https://github.com/mim92/mnist); its files stay as they
 are. Only where keras.datasets would download MNIST, data/mnist.npz is read. Every run is a process of its own and adds
 rows to outputs/reference/original/runs.csv. Stop it at any time: the same command goes on.
