@@ -50,7 +50,8 @@ EPOCH = ALL_IMAGES // BATCH_SIZE
 # Planned before the first run of stage 2: within these ratios both programs count as the same.
 MARGINS = {"errors": 1.15, "classification_loss": 1.2, "autoencoder_loss": 1.15}
 NAMES = {"errors": "errors", "classification_loss": "cross-entropy", "autoencoder_loss": "squared error"}
-LAST = {"errors": "errors", "uncut_loss": "cross-entropy", "autoencoder_loss": "squared error"}  # of stage 3
+NAMES["uncut_loss"] = NAMES["classification_loss"]
+WHOLE = ["errors", "uncut_loss", "autoencoder_loss"]  # what is compared of stage 3
 SEEDS = ["outputs/reference", "outputs/reference/seeds/1", "outputs/reference/seeds/2"]
 SEEDS += [f"outputs/reference/second_task/A/A-0.9-0.1-seed{seed}" for seed in (3, 4)]
 TABLES = {  # of docs/faithful.md: a heading, and what a row says
@@ -173,7 +174,8 @@ def welch(ours, theirs, shift=0.0, alternative="two-sided"):
 
 def compare(ours, theirs, level):
     """Return a dict: both geometric means, the ratio theirs to ours, and the ends of its interval at a level."""
-    (first, second), ends = (np.log(ours).mean(), np.log(theirs).mean()), welch(ours, theirs).confidence_interval(level)
+    first, second = np.log(ours).mean(), np.log(theirs).mean()
+    ends = welch(ours, theirs).confidence_interval(level)
     found = {"ours": first, "theirs": second, "ratio": second - first, "low": ends.low, "high": ends.high}
     return {name: float(np.exp(value)) for name, value in found.items()}
 
@@ -288,9 +290,9 @@ def last_epochs(theirs, ours):
     for program, rows in (("the author's", theirs[theirs["stage"] == 3]), ("ours", ours)):
         for seed, run in rows.groupby("seed"):
             if len(run) == EPOCHS:
-                late = run.sort_values("steps")[[*LAST]].tail(EPOCHS // 2)
-                last = {name: float(late[name].iloc[-1]) for name in LAST}
-                means = {f"late_{name}": float(late[name].mean()) for name in LAST}
+                late = run.sort_values("steps")[WHOLE].tail(EPOCHS // 2)
+                last = {name: float(late[name].iloc[-1]) for name in WHOLE}
+                means = {f"late_{name}": float(late[name].mean()) for name in WHOLE}
                 found.append({"program": program, "seed": int(seed), **last, **means})
     return found
 
@@ -300,8 +302,8 @@ def mean_ratios(found):
     groups = [pandas.DataFrame([row for row in found if row["program"] == name]) for name in ("ours", "the author's")]
     whens = {"": "after 20 epochs", "late_": "mean of epochs 11 to 20"} if min(map(len, groups)) > 1 else {}
     return [
-        {"name": f"{name}, {title}", **compare(*(runs[when + measure] for runs in groups), 0.95)}
-        for measure, name in LAST.items()
+        {"name": f"{NAMES[measure]}, {title}", **compare(*(runs[when + measure] for runs in groups), 0.95)}
+        for measure in WHOLE
         for when, title in whens.items()
     ]
 
@@ -309,7 +311,7 @@ def mean_ratios(found):
 def summarise(theirs, ours):
     """Return what the rows of both programs say, a dict: for each stage that has rows, a list of dicts."""
     found = {"stage 0": deaths(theirs, ours), "stage 2": equivalences(theirs, ours)}
-    found["stage 3"] = last_epochs(theirs, our_runs())
+    found["stage 3"] = last_epochs(theirs, our_runs()) if (theirs["steps"] == EPOCHS * EPOCH).any() else []
     found["stage 3, means"] = mean_ratios(found["stage 3"])
     found |= {"stage 4": beginnings(theirs, ours), "stage 5": same_randomness(theirs, ours)}
     return {stage: rows for stage, rows in found.items() if rows}

@@ -154,57 +154,56 @@ def test_the_race():
 
 @pytest.fixture(scope="module")
 def whole_trainings():
-    """Of 20 epochs, by program and seed: errors and losses after each."""
+    """Of 20 epochs, by program and seed: a table of the errors and losses after each."""
+    measures = ["errors", "uncut_loss", "autoencoder_loss"]
     rows = pandas.read_csv(REFERENCE / "original" / "runs.csv").query("stage == 3")
-    theirs = {seed: run for seed, run in rows.groupby("seed") if len(run) == 20}
-    ours = [REFERENCE, *(REFERENCE / "seeds" / seed for seed in "12")]
-    ours += [STUDY / "A" / f"A-0.9-0.1-seed{seed}" for seed in (3, 4)]
-    names = {"val_classification_loss": "uncut_loss", "val_autoencoder_loss": "squared_error"}
-    ours = [pandas.read_csv(folder / "history.csv")[[*names, "val_classification_accuracy"]] for folder in ours]
-    ours = {seed: run.rename(columns=names) for seed, run in enumerate(ours)}
-    for run in ours.values():
-        run["errors"] = 10_000 - 10_000 * run.pop("val_classification_accuracy")
-    for seed, run in theirs.items():
-        theirs[seed] = run.rename(columns={"autoencoder_loss": "squared_error"})[[*ours[0]]].reset_index(drop=True)
-    runs = {("theirs", seed): run for seed, run in theirs.items()} | {("ours", seed): run for seed, run in ours.items()}
-    assert all(len(run) == 20 for run in runs.values())
-    return runs
+    theirs = {seed: run[measures].reset_index(drop=True) for seed, run in rows.groupby("seed") if len(run) == 20}
+    folders = [REFERENCE, *(REFERENCE / "seeds" / seed for seed in "12")]
+    folders += [STUDY / "A" / f"A-0.9-0.1-seed{seed}" for seed in (3, 4)]
+    ours = {}
+    for seed, folder in enumerate(folders):
+        run = pandas.read_csv(folder / "history.csv")
+        values = (
+            10_000 - 10_000 * run["val_classification_accuracy"],
+            run["val_classification_loss"],
+            run["val_autoencoder_loss"],
+        )
+        ours[seed] = pandas.DataFrame(dict(zip(measures, values)))
+        assert len(run) == 20
+    return {"theirs": theirs, "ours": ours}
 
 
 def test_the_authors_whole_trainings(whole_trainings):
-    said = numbers("docs/faithful.md", "errors after 20 epochs")
-    for (seed, *texts), ((_, expected), run) in zip(said, whole_trainings.items(), strict=True):
-        assert int(seed) == expected
-        late, last = run["errors"][10:].mean(), run.iloc[-1]
-        hold(texts, [last["errors"], late, last["uncut_loss"], last["squared_error"]])
+    runs = [(seed, run) for program in whole_trainings.values() for seed, run in program.items()]
+    for (said, *texts), (seed, run) in zip(numbers("docs/faithful.md", "errors after 20 epochs"), runs, strict=True):
+        assert int(said) == seed
+        last, *losses = run.iloc[-1]
+        hold(texts, [last, run["errors"][10:].mean(), *losses])
 
 
 def test_the_means_of_the_whole_trainings(whole_trainings):
     """Welch's interval at 95 %, of the logarithms, by SciPy."""
     expected = []
-    for measure in ("errors", "uncut_loss", "squared_error"):
+    for measure in ("errors", "uncut_loss", "autoencoder_loss"):
         for epochs in (slice(19, 20), slice(10, 20)):
-            means = {"ours": [], "theirs": []}
-            for (program, _), run in whole_trainings.items():
-                means[program].append(np.log(run[measure][epochs].mean()))
-            ends = stats.ttest_ind(means["theirs"], means["ours"], equal_var=False).confidence_interval(0.95)
-            ours, theirs = np.mean(means["ours"]), np.mean(means["theirs"])
-            expected.append(np.exp([ours, theirs, theirs - ours, *ends]))
+            theirs, ours = (
+                [np.log(run[measure][epochs].mean()) for run in runs.values()] for runs in whole_trainings.values()
+            )
+            ends = stats.ttest_ind(theirs, ours, equal_var=False).confidence_interval(0.95)
+            expected.append(np.exp([np.mean(ours), np.mean(theirs), np.mean(theirs) - np.mean(ours), *ends]))
     for said, found in zip(numbers("docs/faithful.md", "mean of the runs"), expected, strict=True):
         hold(said, found)
 
 
 def test_the_results(rows, whole_trainings):
-    theirs = [run["errors"] for (program, _), run in whole_trainings.items() if program == "theirs"]
     alone = rows[(rows["part"] == "A") & (rows["autoencoder_weight"] == 0)].sort_values("steps")
-    groups = [theirs, [run["errors"] for (program, _), run in whole_trainings.items() if program == "ours"]]
-    groups.append([errors for _, errors in alone.groupby("seed")["errors"]])
+    groups = [*(runs.values() for runs in whole_trainings.values()), [run for _, run in alone.groupby("seed")]]
     expected = [[99.33, 67]]
     for runs in groups:
         for epochs in (1, 10):
-            errors = np.concatenate([run.to_numpy()[-epochs:] for run in runs])
-            ends = np.array([errors.mean(), errors.max(), errors.min()])
-            expected.append([*(100 - ends / 100), *ends[[0, 2, 1]]])
+            errors = np.concatenate([run["errors"].to_numpy()[-epochs:] for run in runs])
+            mean, least, greatest = errors.mean(), errors.min(), errors.max()
+            expected.append([*(100 - np.array([mean, greatest, least]) / 100), mean, least, greatest])
     for said, found in zip(numbers("docs/results.md", "errors in 10000"), expected, strict=True):
         hold(said, found)
 
