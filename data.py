@@ -1,5 +1,6 @@
 """The data: read and check images and labels, prepare them, and put them in the order of an epoch."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,24 +47,32 @@ def name_classes(class_names: list[str], class_num: int) -> list[str]:
 def read_class_names(path: Path, file: np.lib.npyio.NpzFile) -> list[str]:
     """Return the texts of an open .npz file's class_names; raises InputError when they are none."""
     try:
-        return file["class_names"].astype(str).ravel().tolist()
-    except ValueError as error:  # objects, or bytes that are no text
+        names = file["class_names"].astype(str).ravel().tolist()
+        "".join(names).encode()
+        return names
+    except ValueError as error:  # objects, bytes that are no text, or half a letter, which no font and no file can hold
         raise InputError(f"{path}: class_names is no array of texts ({error}): save np.array(['a', 'b'])") from None
 
 
-def load_data(path: Path | str = DATA) -> tuple[tuple, tuple, list[str]]:
+def read_bytes(path: Path | str) -> bytes:
+    """Return the content of a data file; raises InputError when there is none."""
+    if not Path(path).is_file():
+        raise InputError(f"no data file {path}: give --data an .npz file")
+    return Path(path).read_bytes()
+
+
+def load_data(path: Path | str = DATA, content: bytes | None = None) -> tuple[tuple, tuple, list[str]]:
     """Read and check an .npz file with the arrays x_train, y_train, x_test, y_test and perhaps class_names.
 
+    content: what read_bytes() gave, for whoever needs the bytes, too; so the file is not read twice.
     Returns (x_train, y_train), (x_test, y_test), class_names. Images: uint8 (n, height, width) for grey ones or
     (n, height, width, 3), both sides multiples of 4, at least 8; MNIST has 0 for paper, 255 for ink. Labels: int64
     (n,), from 0. class_names: a list of texts, one for each class, by default their numbers. Raises InputError
     when the file cannot be read, or holds something else; the message says what to do.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"no data file {path}: give --data an .npz file")
+    content = content or read_bytes(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
             class_names = read_class_names(path, file) if "class_names" in file else None
     except InputError:

@@ -6,13 +6,17 @@ Prints accuracy, errors, the losses and the accuracy of each class, and writes t
 in the output directory. The data are those that the run was trained on, unless --data names others.
 """
 
+import sys
+from pathlib import Path
+
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH=1 leaves out
     import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
 import keras
 import numpy as np
 
-from data import MNIST_SHA256, load_data, name_classes, preprocess
+from data import MNIST_SHA256, name_classes, preprocess
 from support import cli, run_folder
 from support.backend import (
     PREDICT_BATCH_SIZE,
@@ -97,8 +101,9 @@ def main(argv: list[str] | None = None) -> None:
     folder = args.output_dir
     path = args.data or run_folder.data_of_run(folder)
     model, stamp = run_folder.load_network(folder, compiled=True)
-    _, test_set, class_names = load_data(path)
-    metrics = {**evaluate(model, *test_set, class_names), "epoch": stamp["epoch"], **run_folder.data_entry(path)}
+    run_folder.check_same_run(folder, stamp)
+    (_, test_set, class_names), data = run_folder.load_with_entry(path)
+    metrics = {**evaluate(model, *test_set, class_names), "epoch": stamp["epoch"], **data}
     own_data = metrics["data_sha256"] == stamp["data_sha256"]
     if own_data and metrics["data_sha256"] == MNIST_SHA256:
         metrics["article_accuracy"] = ARTICLE_ACCURACY

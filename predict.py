@@ -8,13 +8,15 @@ that again. For a network trained on MNIST a picture is prepared as MNIST was; f
 their images.
 """
 
+import sys
+from pathlib import Path
+
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH=1 leaves out
     import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
 import functools
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import keras
@@ -53,10 +55,13 @@ def choose_run() -> Path:
 def load_trained(folder: Path | str) -> Trained:
     """Load a run's network, and what prepares pictures for it. Raises InputError when there is no network."""
     model, stamp = run_folder.load_network(folder)
+    run_folder.check_same_run(folder, stamp)
     try:
         class_names = load_data(run_folder.data_of_run(folder))[2]
     except InputError:  # the data need not be here
         class_names = []
+        if stamp["data_sha256"] != MNIST_SHA256:  # whose names are their numbers
+            print("The data of this run are not here, so its classes go by their numbers", flush=True)
     class_names = name_classes(class_names, model.get_layer("classification").output.shape[-1])
     scale = functools.partial(prepare_picture, input_shape=model.input_shape[1:])
     prepare = prepare_digit if stamp["data_sha256"] == MNIST_SHA256 else scale

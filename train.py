@@ -8,18 +8,21 @@
 Writes settings.json, history.csv and model.keras after every epoch.
 """
 
+import sys
+from pathlib import Path
+
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH=1 leaves out
     import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
 import argparse
 import math
-import sys
 import time
 from collections.abc import Iterable, Iterator
 
 import keras
 
-from data import DATA, InputError, epoch_order, load_data, preprocess
+from data import DATA, InputError, epoch_order, preprocess
 from model import CLASS_NUM, INPUT_SHAPE, prepare_model
 from support import cli, run_folder
 from support.backend import (
@@ -31,7 +34,7 @@ from support.backend import (
     keras_settings,
     means_over_images,
 )
-from support.callbacks import ProgressBar, Reseed, stoppable
+from support.callbacks import CheckColumns, ProgressBar, Reseed, stoppable
 from support.files import locked
 
 EPOCHS = 20  # [A]
@@ -164,15 +167,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     folder = args.output_dir
-    (images, labels), test_set, class_names = load_data(args.data)
+    ((images, labels), test_set, class_names), data = run_folder.load_with_entry(args.data)
     train_set = images[: args.limit], labels[: args.limit]
     terminal = bool(sys.stdout) and sys.stdout.isatty()
     run_folder.make(folder)
-    with locked(folder / ".lock", "train.py"):
+    with locked(folder / run_folder.LOCK, "train.py") as lock:
         loss_weights = dict(zip(LOSS_WEIGHTS, args.loss_weights))
         model = new_model(args.seed, loss_weights, args.precision, preprocess(images[:1]).shape[1:], len(class_names))
         check_fit(model, images, labels)
-        settings, history = run_folder.settings_of(model, args), []
+        settings, history = run_folder.settings_of(model, args, data), []
         if args.resume:
             settings, history = run_folder.resume(folder, model, settings)
         else:
@@ -183,13 +186,18 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"Training on {now['device']}, {len(train_set[0])} images: {done}", flush=True)
                 for name, value in settings["starts"][0].items():
                     if name != "after_epoch" and now.get(name, value) != value:
-                        print(f"The numbers may differ, this run began with {name} {value}, not {now[name]}")
+                        began, goes_on = map(run_folder.in_words, (value, now[name]))
+                        print(f"The numbers may differ, this run began with {name} {began}, not {goes_on}")
                 if len(history) == args.epochs:
                     print("Nothing is left to train; more --epochs train it further")
                 options = {"epochs": args.epochs, "batch_size": args.batch_size, "seed": args.seed}
-                options |= {"first_epoch": len(history), "callbacks": [stop], "verbose": int(terminal)}
+                options |= {
+                    "first_epoch": len(history),
+                    "callbacks": [stop, CheckColumns(history)],
+                    "verbose": int(terminal),
+                }
                 for row in train(model, train_set, test_set, **options):
-                    run_folder.save_epoch(folder, model, settings, [*history, row])
+                    run_folder.save_epoch(folder, model, settings, [*history, row], lock)
                     history.append(row)
                     print(EPOCH_LINE.format(epochs=args.epochs, **row), flush=True)
         except (KeyboardInterrupt, OSError, MemoryError, FloatingPointError) as error:

@@ -11,11 +11,14 @@ confusion_matrix.png     which class was taken for which
 mistakes.png             the images it got wrong, most confident first
 """
 
+import sys
+from pathlib import Path
+
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH=1 leaves out
     import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
 import subprocess
-from pathlib import Path
 
 import keras
 import matplotlib.image
@@ -86,13 +89,21 @@ def draw_reconstructions(images, reconstructions, folder):
 
 def draw_model(model):
     """Draw the layers and their shapes; returns the bytes of a PNG, or None if Graphviz is missing, fails or hangs."""
+
+    def dot(*options):
+        command = ["dot", "-Tpng", *options]
+        return subprocess.run(command, input=graph, capture_output=True, check=True, timeout=GRAPHVIZ_SECONDS).stdout
+
     try:
         graph = keras.utils.model_to_dot(model, show_shapes=True, show_layer_names=True, dpi=80).to_string().encode()
-        return subprocess.run(
-            ["dot", "-Tpng"], input=graph, capture_output=True, check=True, timeout=GRAPHVIZ_SECONDS
-        ).stdout
-    except (ImportError, OSError, subprocess.SubprocessError) as error:  # no pydot, no Graphviz, or one that fails
-        print(f"No model.png, Graphviz is missing or fails ({error}): apt install graphviz, or https://graphviz.org")
+        try:
+            return dot()
+        except subprocess.CalledProcessError:  # some networks Graphviz cannot draw with curves
+            return dot("-Gsplines=line")
+    except (ImportError, FileNotFoundError) as error:  # no pydot, or no Graphviz
+        print(f"No model.png, Graphviz is missing ({error}): apt install graphviz, or https://graphviz.org")
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"No model.png, Graphviz fails ({error}): try another version of it, https://graphviz.org")
 
 
 def short(name):
@@ -239,18 +250,24 @@ def draw_mistakes(images, labels, probabilities, reconstructions, class_names):
 
 
 def read_other(folder):
-    """Return the name and the history of another run. Raises InputError when it has none."""
+    """Return the name, in letters that can be shown, and the history of another run; InputError when it has none."""
     history = run_folder.read_history(folder)
     if not history:
         run_folder.read_settings(folder)  # which says so where there is no run at all
         raise InputError(f"no epoch of the run in {folder} has ended yet")
-    return str(folder), history
+    return str(folder).encode(errors="backslashreplace").decode(), history
 
 
 def in_words(row):
-    """Return what a row of a history says of the test images, as a line."""
-    losses = "cross-entropy {val_classification_loss:.4f}, squared error {val_autoencoder_loss:.5f}".format(**row)
-    return f"epoch {row['epoch']:.0f}, test accuracy {row['val_classification_accuracy']:.2%}, {losses}"
+    """Return what a row of a history says of the test images, as a line; of the losses those that it has."""
+    words = {
+        "val_classification_accuracy": "test accuracy {:.2%}",
+        "val_classification_loss": "cross-entropy {:.4f}",
+        "val_autoencoder_loss": "squared error {:.5f}",
+    }
+    return ", ".join(
+        [f"epoch {row['epoch']:.0f}", *(text.format(row[name]) for name, text in words.items() if name in row)]
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -275,7 +292,7 @@ def main(argv: list[str] | None = None) -> None:
     weights = dict(zip(model.output_names, stamp["loss_weights"]))
     sheet = images, labels, probabilities, reconstructions, class_names
     diagram = draw_model(model)
-    with picture_style([*class_names, str(args.beside)]):
+    with picture_style([*class_names, beside[0] if beside else ""]):
         figures = {
             "reconstructions.png": draw_sheet(*sheet),
             "training.png": draw_training(history, weights, run, article, beside),

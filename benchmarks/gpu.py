@@ -51,7 +51,7 @@ def parity():
     """Yield how far the network is from the recording of the original program: a dict, the largest differences."""
     from tests import parity
 
-    found = parity.without_dropout()
+    found, _ = parity.without_dropout()
     yield {kind: max(value for key, value in found.items() if key.startswith(begin)) for kind, begin in KINDS.items()}
 
 
@@ -135,7 +135,7 @@ def main(argv=None):
     backend = keras.backend.backend()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     path = args.output_dir / "gpu.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name, variables, call in plan(backend, args.epochs, args.limit):
         command, key = [sys.executable, __file__, "--do", json.dumps(call)], f"{backend}: {name}"
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **variables}) as process:

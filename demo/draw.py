@@ -3,22 +3,30 @@
     pip install -r demo/requirements.txt && python demo/draw.py
 
 Then open the address that it prints. It shows the network in outputs, or the recorded one while there is none, and
-beside it the one in outputs/first, if there is one. Nothing leaves this machine, and nothing is fetched.
+beside it the one in outputs/first, if there is one. Nothing leaves this machine, nothing is fetched, and nothing stays:
+a picture that a visitor gives lies in a temporary folder, which goes when the page ends.
 """
 
+import contextlib
 import os
+import signal
+import socket
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 if __name__ == "__main__":
-    import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
+    import support.quiet  # first: it loads Keras without TensorFlow's greeting
+
+    support.quiet.need("demo", "gradio")
 
 from PIL import Image
 
-from data import load_data
+from data import InputError, load_data
 from demo.answers import answer, is_empty
 from predict import choose_run, load_trained
 from support import cli
@@ -26,10 +34,7 @@ from support.pictures import prepare_digit
 from support.run_folder import MODEL, data_of_run
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-try:
-    import gradio
-except ImportError:
-    sys.exit("draw.py: no Gradio here: pip install -r demo/requirements.txt")
+import gradio
 
 FIRST = ROOT / "outputs" / "first"
 EXAMPLES = (0, 1, 115)  # test images; of MNIST's, the last is a 4 that the recorded network takes for a 9
@@ -90,19 +95,35 @@ def build(networks, images):
     return page
 
 
+def check_address(host, port):
+    """Raise InputError when nothing can listen at an address and port of this machine."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        other = "choose another --port, or an address of this machine as --host"
+        raise InputError(f"cannot listen at {host}, port {port} ({error.strerror}): {other}") from None
+
+
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     parser.set_defaults(output_dir=choose_run())
     parser.add_argument("--port", type=cli.number(int, 1, 65535), default=7860, help="default: 7860")
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s, for this machine alone")
     args = parser.parse_args(argv)
+    check_address(args.host, args.port)
     networks = [load_trained(folder) for folder in [args.output_dir] + [FIRST] * (FIRST / MODEL).exists()]
     images = load_data(data_of_run(args.output_dir))[1][0].take(EXAMPLES, axis=0, mode="wrap")
-    print(f"The network of {args.output_dir}. Open http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
     fonts = gradio.themes.Default(font="sans-serif", font_mono="monospace")  # the machine's own; none is fetched
     alone = {"theme": fonts, "css_paths": STYLE, "share": False, "ssr_mode": False, "run_history": False}
-    alone |= {"footer_links": [], "quiet": True, "max_file_size": "20mb"}
-    build(networks, images).launch(server_name=args.host, server_port=args.port, **alone)
+    alone |= {"footer_links": [], "quiet": True, "max_file_size": "20mb", "prevent_thread_lock": True}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it ends as with Ctrl-C
+    with tempfile.TemporaryDirectory(prefix="draw-") as uploads, contextlib.suppress(KeyboardInterrupt):
+        os.environ["GRADIO_TEMP_DIR"] = uploads  # by default one for all users of this machine, in which all stays
+        page = build(networks, images)
+        page.launch(server_name=args.host, server_port=args.port, **alone)
+        print(f"The network of {args.output_dir}. Open http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

@@ -10,17 +10,19 @@ import json
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+if __name__ == "__main__":
+    import support.quiet  # first: it loads Keras without TensorFlow's greeting
+
+    support.quiet.need("experiments", "pandas", "scipy", "psutil", "distributed")
+
 import numpy as np
 import pandas
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from scipy import stats
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-if __name__ == "__main__":
-    import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
 from data import InputError, load_data
 from evaluate import ARTICLE_ACCURACY

@@ -15,20 +15,21 @@ import time
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
-import pandas
-from scipy import stats
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
 if __name__ == "__main__":
-    import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
+    import support.quiet  # first: it loads Keras without TensorFlow's greeting
+
+    support.quiet.need("experiments", "pandas", "scipy", "psutil", "distributed")
 
 import keras
+import numpy as np
 import original_random
+import pandas
 from matplotlib.figure import Figure
 from one_run import choose_images
+from scipy import stats
 from second_task import ALL_IMAGES, BOTH, new_run
 
 from data import epoch_order, load_data, make_targets, preprocess
@@ -144,7 +145,7 @@ def make(stage, seed, cut):
         "drew_in": drew_in(drawings),
         "losses_sha256": hashlib.sha256(np.array(losses).tobytes()).hexdigest(),
         "seconds": round(time.perf_counter() - started, 1), "machine": processor(), "device": on.pop("device"),
-        "versions": ", ".join(f"{name} {value}" for name, value in on.items()),
+        "versions": ", ".join(f"{name} {value}" for name, value in on.items() if value),
     }  # fmt: skip
 
 

@@ -10,18 +10,19 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
-import psutil
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 if __name__ == "__main__":
-    import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
+    import support.quiet  # first: it loads Keras without TensorFlow's greeting
+
+    support.quiet.need("experiments", "pandas", "scipy", "psutil", "distributed")
 
 import keras
+import numpy as np
+import psutil
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
 import train
 from data import epoch_order, load_data, make_targets, preprocess
@@ -160,7 +161,7 @@ def origin(threads):
     device, machine = found.pop("device"), processor()
     if machine not in device:  # it computes on a GPU
         machine = f"{machine}, {device}"
-    versions = ", ".join(f"{name} {value}" for name, value in found.items())
+    versions = ", ".join(f"{name} {value}" for name, value in found.items() if value)
     return {"commit": commit, "threads": threads, "machine": machine, "versions": versions}
 
 

@@ -57,18 +57,18 @@ def read_rows():
     """Return the steps that are recorded, by run."""
     if not os.path.exists(RUNS):
         return {}
-    with open(RUNS, newline="") as file:  # a run's last row stays
+    with open(RUNS, newline="", encoding="utf-8") as file:  # a run's last row stays
         return {tuple(int(row[name]) for name in RUN): int(row["steps"]) for row in csv.DictReader(file)}
 
 
 def record(row):
     """Add a row to the table, which several processes may do at a time."""
-    with open("/proc/cpuinfo") as file:
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
         entries = dict(re.findall(r"(?m)^(model name|cpu family|model)\s*: (.*)$", file.read()))
     row["machine"] = "{model name}, family {cpu family}, model {model}".format(**entries)
     versions = keras.__version__, tf.__version__, np.__version__, platform.python_version()
     row["versions"] = "keras {}, tensorflow {}, numpy {}, python {}".format(*versions)
-    with open(RUNS, "a+", newline="") as file:
+    with open(RUNS, "a+", newline="", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if file.tell() == 0:

@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
 if __name__ in ("__main__", "__mp_main__"):  # a worker loads this file, too
-    import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
+    import support.quiet  # first: it loads Keras without TensorFlow's greeting
+
+    support.quiet.need("experiments", "pandas", "scipy", "psutil", "distributed")
 
 import keras
 import numpy as np

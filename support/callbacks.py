@@ -1,13 +1,17 @@
-"""Keras callbacks of a training: random numbers of an epoch, a progress bar, an end at a signal."""
+"""Keras callbacks of a training: random numbers of an epoch, a progress bar, an end at a signal or at other columns."""
 
 import contextlib
 import signal
 
 import keras
 
-from support.backend import reseed
+from support.backend import means_over_images, reseed
+from support.errors import InputError
 
-BAR_WIDTH = 10  # characters, so that all of the line fits 79
+LINE = 79  # characters, of a terminal's 80
+BESIDE_BAR = (
+    65  # of them at most, with hundreds of hours to go and losses with an exponent, but for both counts of steps
+)
 
 
 class Reseed(keras.callbacks.Callback):
@@ -29,14 +33,32 @@ class ProgressBar(keras.callbacks.Callback):
     """Shows Keras' own bar with the loss and the accuracy alone, and takes it away when the epoch has ended."""
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.bar = keras.utils.Progbar(self.params["steps"], BAR_WIDTH, stateful_metrics=["loss", "accuracy"])
+        steps = self.params["steps"]
+        width = min(10, max(1, LINE - BESIDE_BAR - 2 * len(str(steps))))
+        self.bar = keras.utils.Progbar(steps, width, stateful_metrics=["loss", "accuracy"])
 
     def on_train_batch_end(self, batch, logs=None):
         values = [("loss", logs["loss"]), ("accuracy", logs["classification_accuracy"])]
         self.bar.update(batch + 1, values, finalize=False)
 
     def on_epoch_end(self, epoch, logs=None):
-        print(f"\r{79 * ' '}\r", end="", flush=True)
+        print(f"\r{LINE * ' '}\r", end="", flush=True)
+
+
+class CheckColumns(keras.callbacks.Callback):
+    """Raises InputError after the first step when what it measures are not the columns of a resumed run's history."""
+
+    def __init__(self, history):
+        super().__init__()
+        self.history = history
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 0 and self.history:
+            names = [f"{prefix}{name}" for prefix in ("", "val_") for name in means_over_images(logs)]
+            other = sorted(self.history[0].keys() ^ {"epoch", "seconds", *names})
+            if other:
+                refusal = f"only one of both has {', '.join(other)}: replace it with --overwrite"
+                raise InputError(f"cannot resume: this run's history.csv has other columns than train.py, {refusal}")
 
 
 class StopAtSignal(keras.callbacks.Callback):

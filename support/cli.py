@@ -25,7 +25,7 @@ class ArgumentParser(argparse.ArgumentParser):
             self.add_argument("--data", type=Path, help=f"an .npz file like MNIST's (default: {data_help})")
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (see --help)\n")
 
 
 def number(kind, least, most=2**32 - 1):
@@ -50,8 +50,9 @@ def next_command(script, output_dir, data=None):
         path = os.path.relpath(ROOT / name)
     except ValueError:  # on Windows, on another drive
         path = str(ROOT / name)
-    options += [] if output_dir == OUTPUT_DIR else ["--output-dir", str(output_dir)]
-    options += ["--data", str(data)] if data else []
+    for flag, value in {"--output-dir": output_dir, "--data": data}.items():
+        if value and value != OUTPUT_DIR:  # after an = a value may begin with a dash
+            options += [f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)]
     join = subprocess.list2cmdline if os.name == "nt" else shlex.join  # cmd.exe knows no single quotes
     python = "python" if os.environ.get("VIRTUAL_ENV") == sys.prefix else sys.executable  # an active environment's
     return join([python, path, *options])

@@ -54,9 +54,10 @@ def write_json(path, content):
 def locked(path, program=None):
     """Hold the lock of a file, which is made if need be, within the block; the system's lock ends with the process.
 
-    program: what InputError says that is at work there, when another process holds it; without one, wait.
+    Yields the open file. program: what, as InputError says it, is at work there when another process holds the lock.
+    Without one, wait.
     """
-    with open(path, "a") as file:
+    with open(path, "ab") as file:
         try:
             if os.name == "nt":
                 msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK if program else msvcrt.LK_LOCK, 1)
@@ -67,4 +68,4 @@ def locked(path, program=None):
             raise InputError(refusal) from None
         except OSError:  # this file system has no locks
             pass
-        yield
+        yield file

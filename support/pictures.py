@@ -33,7 +33,8 @@ def read_picture(path):
             if not np.isfinite(values).all():
                 raise InputError("holds points that are no numbers")
             picture = Image.fromarray((255 * values / max(values.max(), 1e-9)).clip(0, 255).astype(np.uint8))
-        if picture.mode not in ("1", "L", "RGB", "CMYK", "YCbCr"):
+        has_key = "transparency" in picture.info  # a colour that stands for nothing, or a transparent palette
+        if has_key or picture.mode not in ("1", "L", "RGB", "CMYK", "YCbCr"):
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
         return picture.convert("L" if picture.mode in ("1", "L") else "RGB")

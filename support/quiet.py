@@ -1,11 +1,13 @@
 """Importing this loads Keras for a script: without TensorFlow's greeting, and what goes wrong is one line.
 
-It changes the process, so it is for a script's own. A notebook imports Keras as it likes.
+It changes the process, so it is for a script's own. A notebook imports Keras as it likes. Unless its user sets it,
+TF_ENABLE_ONEDNN_OPTS becomes 1: TensorFlow turns oneDNN's kernels on by itself on newer processors only.
 """
 
 import contextlib
 import faulthandler
 import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -14,6 +16,20 @@ import tempfile
 from support.errors import give_up
 
 OLDEST_KERAS = [3, 15, 1]  # the one of requirements.txt, which everything here is tested with
+BACKENDS = ("tensorflow", "jax", "torch")  # Keras has others, which cannot train
+
+
+def need(folder, *packages):
+    """End a script with one line unless these packages are here; a folder's requirements.txt names them."""
+    for name in packages:
+        if not importlib.util.find_spec(name):
+            give_up(f"no {name} here: install what {folder}/requirements.txt names, for {sys.executable}")
+
+
+def check_backend(name):
+    """End the script with one line when Keras' backend is one that cannot train."""
+    if name and name not in BACKENDS:
+        give_up(f"Keras' backend {name} cannot train: set KERAS_BACKEND to one of {', '.join(BACKENDS)}")
 
 
 def load_keras():
@@ -25,15 +41,20 @@ def load_keras():
     while (number := os.open(os.devnull, os.O_RDWR)) < 3:
         os.set_inheritable(number, True)  # the caller closed this stream (2>&-), no file of ours may get its number
     os.close(number)
-    sys.stderr = sys.stderr or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
     with contextlib.suppress(AttributeError):  # a closed stream is None
         sys.stdout.reconfigure(errors="backslashreplace")  # for a path that this terminal cannot show
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no help against the greeting, but against what follows it
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ["MPLBACKEND"] = "agg"
     install = f"install what requirements.txt names, for {sys.executable}"
+    try:
+        said = tempfile.TemporaryFile()
+    except OSError as error:  # as in a container that is read-only, or where the disk is full
+        give_up(f"{error.strerror}: name a folder that can be written with TMPDIR")
     stderr = os.dup(2)
     faulthandler.enable(stderr)
-    with tempfile.TemporaryFile() as said:
+    with said:
         os.dup2(said.fileno(), 2)
         try:
             for name in ("numpy", "matplotlib", "keras"):
@@ -42,6 +63,8 @@ def load_keras():
             said.seek(0)
             os.write(stderr, said.read())
             os.dup2(stderr, 2)
+            config = sys.modules.get("keras.src.backend.config")  # what Keras began to load, if it got so far
+            check_backend(config and config.backend())
             if isinstance(error, ModuleNotFoundError) and error.name in ("jax", "torch"):
                 install = f"KERAS_BACKEND asks for it, install {error.name}, for {sys.executable}"
             give_up(error, f": {install}" if isinstance(error, Exception) else "")
@@ -50,6 +73,7 @@ def load_keras():
             faulthandler.disable()
             os.close(stderr)
     keras = sys.modules["keras"]
+    check_backend(keras.backend.backend())
     if [*map(int, re.findall(r"\d+", keras.__version__)[:3])] < OLDEST_KERAS:
         give_up(f"this is Keras {keras.__version__}, which gives some figures to the wrong output: {install}")
     if keras.backend.backend() != "tensorflow":

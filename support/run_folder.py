@@ -26,18 +26,23 @@ import h5py
 import keras
 import numpy as np
 
-from data import DATA
+from data import DATA, load_data, read_bytes
 from support.errors import InputError
 from support.files import PART, atomic_write, locked, write_json
 
 RUN_FILES = ("settings.json", "history.csv", "model.keras")
 SETTINGS, HISTORY, MODEL = RUN_FILES
+LOCK = ".lock"  # which a training holds
 METRICS = "metrics.json"
 PAIRS = "reconstructions/[0-9][0-9].png"
 PICTURES = ("model.png", PAIRS, "reconstructions.png", "training.png", "confusion_matrix.png", "mistakes.png")
 PREDICTIONS = "predictions.png"
 # train.py's flags that define a run, with their types.
 RUN_FLAGS = {"epochs": int, "batch_size": int, "seed": int, "limit": int | None, "loss_weights": list, "precision": str}
+# What else decides how numbers are rounded, where its user sets it: oneDNN's switch and instruction set, how float32 is
+# multiplied, the counts of threads, and what XLA is told. On TensorFlow, JAX and PyTorch each has its own.
+ROUNDING = ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE")
+ROUNDING += ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "XLA_FLAGS")
 STAMP = ("batch_size", "seed", "limit", "loss_weights", "precision", "data_sha256")  # what model.keras says of its run
 NO_OPTIMIZER = "Skipping variable loading for optimizer"  # how a warning of Keras begins
 START_ANEW = "replace it with --overwrite, or choose another --output-dir"
@@ -54,20 +59,30 @@ def processor():
 
 
 def environment():
-    """Return what a run is started on: the versions, and the device, an accelerator or so many cores."""
+    """Return what a run is started on: versions, the device, which may be a number of cores, and ROUNDING's values."""
     device = str(keras.ops.convert_to_tensor(0.0).device).rpartition("device:")[2]  # TensorFlow has a path before it
     if "cpu" in device.lower():
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         device = f"{cores} core{'s' if cores > 1 else ''} of {processor()}"
     versions = {name: sys.modules[name].__version__ for name in ("keras", "numpy", keras.backend.backend())}
-    return {**versions, "python": platform.python_version(), "device": device}
+    rounding = {name: os.environ.get(name) for name in ROUNDING}
+    return {**versions, "python": platform.python_version(), "device": device, **rounding}
 
 
-def data_entry(path):
-    """Return what settings.json says of a data file; a file of this project's data folder goes by its name."""
+def data_entry(path, content=None):
+    """Return what settings.json says of a data file; a file of this project's data folder goes by its name.
+
+    content: the bytes that were read of it, by default those that it holds now.
+    """
     full = path.resolve()
     name = full.relative_to(DATA.parent) if full.is_relative_to(DATA.parent) else full
-    return {"data": name.as_posix(), "data_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {"data": name.as_posix(), "data_sha256": hashlib.sha256(content or path.read_bytes()).hexdigest()}
+
+
+def load_with_entry(path):
+    """Return what load_data() makes of a file, and what settings.json says of the very bytes that it was made of."""
+    content = read_bytes(path)
+    return load_data(path, content), data_entry(path, content)
 
 
 def data_of_run(folder: Path | str) -> Path:
@@ -79,12 +94,15 @@ def data_of_run(folder: Path | str) -> Path:
     return path
 
 
-def settings_of(model, args):
-    """Return what settings.json says of a run: train.py's flags, the compiled model's optimizer, data, backend."""
+def settings_of(model, args, data=None):
+    """Return what settings.json says of a run: train.py's flags, the compiled model's optimizer, data, backend.
+
+    data: what data_entry() said of args.data when it was read, by default what it says now.
+    """
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # mixed_float16 wraps it
     settings = {name: getattr(args, name) for name in RUN_FLAGS} | {"optimizer": type(optimizer).__name__}
     settings |= {name: value for name, value in optimizer.get_config().items() if name != "name"}
-    return settings | data_entry(args.data) | {"backend": keras.backend.backend()}
+    return settings | (data or data_entry(args.data)) | {"backend": keras.backend.backend()}
 
 
 def are_numbers(values):
@@ -127,7 +145,7 @@ def read_history(folder: Path | str, epochs: int | None = None, outputs=()) -> l
     if not path.exists() and not epochs:
         return []
     try:
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8") as file:
             rows = itertools.islice(csv.DictReader(file), epochs)
             rows = [{name: float(value) for name, value in row.items()} for row in rows]
         whole = [row["epoch"] for row in rows] == list(range(1, (epochs or len(rows)) + 1))
@@ -140,28 +158,33 @@ def read_history(folder: Path | str, epochs: int | None = None, outputs=()) -> l
 
 
 @contextlib.contextmanager
-def writing(folder, stamp=None):
+def writing(folder, stamp=None, lock=None):
     """Within the block, a short one, nobody else writes in a run's folder; what killed writers left there is removed.
 
-    stamp: of the network that results are written of. Raises InputError when it has been replaced.
+    stamp: of the network that results are written of. Raises InputError when it has been replaced. lock: the open file
+    of the lock that a training holds. Raises InputError when the folder has another one, so is another folder.
     """
     with locked(folder / ".writing"):
+        if lock and not os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK)):
+            moved = f"nothing was written, for {folder} is not the folder in which this training began"
+            raise InputError(f"{moved}: find it under its new name, and go on there with --resume")
         for left in folder.glob(f"{PART}*"):
             shutil.rmtree(left, ignore_errors=True)
         if stamp and read_stamp(folder / MODEL) != stamp:
-            raise InputError(f"nothing was written, for an epoch has ended in {folder} meanwhile: measure it again")
+            raise InputError(f"nothing was written, for the network in {folder} has been replaced: measure it again")
         yield
 
 
-def save_epoch(folder, model, settings, history):
+def save_epoch(folder, model, settings, history, lock=None):
     """Put the run with these settings on disk as it is after the last epoch of its history.
 
+    history: dicts with the names of the first one, in whatever order. lock: as for writing().
     Killed at whatever moment, this leaves a whole model.keras, a history that holds its epochs and perhaps
     one more, which resume() then drops, and no result of another network.
     """
     stamp = {"epoch": len(history), **{name: settings[name] for name in STAMP}}
-    numbers = [list(row.values()) for row in history]
-    with writing(folder), atomic_write(folder / MODEL) as temporary:
+    numbers = [[row[name] for name in history[0]] for row in history]
+    with writing(folder, lock=lock), atomic_write(folder / MODEL) as temporary:
         model.save(temporary)
         # In the archive's comment, for a file more in it would make Keras unpack it all to disk when it loads it.
         # The optimizer's own count will not do: it leaves out the steps that mixed_float16 skips.

@@ -94,6 +94,13 @@ def copy_run(folder, to):
         shutil.copy(folder / name, to)
 
 
+def make_pipe(path):
+    """Make a named pipe, which a program that opens it waits for; skips the test where there are none."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no named pipes here")
+    os.mkfifo(path)
+
+
 def files(folder):
     """The contents of every file below a folder, by path."""
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

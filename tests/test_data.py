@@ -100,7 +100,9 @@ def test_images_are_checked_before_their_labels(images, tmp_path):
         load_data(str(tmp_path / "data.npz"))
 
 
-@pytest.mark.parametrize("class_names", [[b"caf\xe9", b"b"], [{}, None]], ids=["bytes", "objects"])
+@pytest.mark.parametrize(
+    "class_names", [[b"caf\xe9", b"b"], [{}, None], ["\ud800", "b"]], ids=["bytes", "objects", "half a letter"]
+)
 def test_class_names_that_are_no_texts_are_named(class_names, tmp_path):
     images = np.zeros((2, 28, 28), np.uint8)
     arrays = {"x_train": images, "y_train": [0, 1], "x_test": images, "y_test": [0, 1]}

@@ -10,11 +10,13 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from conftest import REFERENCE, ROOT, copy_run, run_script, succeed
+from conftest import REFERENCE, ROOT, copy_run, files, run_script, succeed
 from PIL import Image
 from test_predict import STROKES, draw
 
@@ -89,7 +91,7 @@ def test_nothing_to_read_is_said(reader, tmp_path):
     assert answer(None, [reader]) == answer(empty, [reader]) == [""]
     empty.save(tmp_path / "empty.png")
     assert answer(str(tmp_path / "empty.png"), [reader, reader]) == ["<p>empty.png: looks like an empty page</p>", ""]
-    (tmp_path / "text.png").write_text("text")
+    (tmp_path / "text.png").write_text("text", encoding="utf-8")
     assert answer(str(tmp_path / "text.png"), [reader]) == ["<p>text.png: not a picture that can be read</p>"]
 
 
@@ -124,6 +126,36 @@ def test_the_page_has_a_second_network_if_there_is_one(reader):
 def test_a_folder_without_a_network(tmp_path):
     with pytest.raises(InputError, match="no run in"):
         demo.main(["--output-dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "::2"])
+def test_an_address_that_is_not_this_machines_is_refused_before_it_says_open(host, capsys):
+    with pytest.raises(InputError, match=rf"cannot listen at {host}, port \d+ \(.+\): choose another --port, or"):
+        demo.main(["--output-dir", str(REFERENCE), "--host", host, "--port", str(free_port())])
+    assert capsys.readouterr().out == ""
+
+
+def test_what_visitors_give_lies_in_a_folder_that_goes(tmp_path):
+    """A file that was uploaded is in a temporary folder of this page alone; at its end nothing is left there."""
+    port = free_port()
+    command = [sys.executable, ROOT / SCRIPT, "--port", str(port), "--output-dir", REFERENCE]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    environment.pop("GRADIO_TEMP_DIR", None)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as server:
+        assert "Open" in server.stdout.readline()
+        body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="mine.png"\r\n\r\npicture\r\n--x--\r\n'
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x"}
+        )
+        with urllib.request.urlopen(request) as answered:
+            (path,) = json.load(answered)
+        assert Path(path).read_bytes() == b"picture"
+        assert Path(path).relative_to(tmp_path).parts[0].startswith("draw-")
+        server.terminate()
+        assert server.communicate(timeout=60) == ("", "")
+    assert files(tmp_path) == {}
 
 
 def free_port():
@@ -280,7 +312,7 @@ def test_a_visitor_clicks_the_examples(site, browser):
 def test_a_visitor_drops_files(site, browser, tmp_path):
     visit(browser, site)
     draw(3, np.random.default_rng(0)).save(tmp_path / "three.png")
-    (tmp_path / "text.png").write_text("text")
+    (tmp_path / "text.png").write_text("text", encoding="utf-8")
     Image.new("L", (10_000, 10_000), 255).save(tmp_path / "huge.png")
     (tmp_path / "long.png").write_bytes(bytes(25_000_000))
     draw_with_the_pointer(browser, 7)

@@ -13,7 +13,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, call, files, run_script
+from conftest import ROOT, call, files, make_pipe, run_script
 
 import evaluate
 import train
@@ -75,6 +75,17 @@ def test_flags(name, capsys):
     assert stderr.endswith("(see --help)\n")
 
 
+def test_a_line_break_in_an_argument_is_one_line(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--seed", "1\n2"])
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert "invalid int value: '1\\n2'" in stderr
+    with pytest.raises(SystemExit):
+        train.main(["--outputs\nx"])
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 # Data: arrays in the place of those of a file with 320 training and 80 test images, and what is said of them.
 ARRAYS = {
     "an array less": ({"y_test": None}, "y_test"),
@@ -114,7 +125,7 @@ def test_a_file_that_is_none(content, tmp_path):
         load_data(tmp_path / "data.npz")
 
 
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: None], ids=["folder", "pipe", "nothing"])
+@pytest.mark.parametrize("make", [os.mkdir, make_pipe, lambda path: None], ids=["folder", "pipe", "nothing"])
 def test_a_path_without_a_file(make, tmp_path):
     make(tmp_path / "data.npz")
     with pytest.raises(InputError, match="no data file"):
@@ -159,7 +170,7 @@ def test_settings(name, value, run):
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"epochs": 2', NESTED], ids=["", "{}", "[1]", "cut", "nested"])
 def test_settings_that_are_none(text, run):
-    (run / "settings.json").write_text(text)
+    (run / "settings.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=r"settings.json: damaged"):
         read_settings(run)
 
@@ -323,7 +334,7 @@ def its_data_changed(run, data):
 
 @case("evaluate.py --output-dir {run}", "now not there or changed")
 def its_data_are_a_pipe(run, data):
-    os.mkfifo(run / "pipe")
+    make_pipe(run / "pipe")
     edit_settings(run, data=str(run / "pipe"))
 
 
@@ -360,7 +371,7 @@ def no_history(run, data):
 @case("visualize.py --output-dir {run}", "history.csv: damaged")
 def a_history_without_a_column(run, data):
     path = run / "history.csv"
-    path.write_text(path.read_text().replace("val_autoencoder_loss", "lost"))
+    path.write_text(path.read_text(encoding="utf-8").replace("val_autoencoder_loss", "lost"), encoding="utf-8")
 
 
 @case(RESUME, "model.keras is missing; --overwrite starts")
@@ -449,5 +460,5 @@ def change(path, **arrays):
 def edit_settings(folder, **settings):
     """Change what settings.json says; LOST takes a name out."""
     path = folder / "settings.json"
-    changed = json.loads(path.read_text()) | settings
-    path.write_text(json.dumps({name: value for name, value in changed.items() if value != LOST}))
+    changed = json.loads(path.read_text(encoding="utf-8")) | settings
+    path.write_text(json.dumps({name: value for name, value in changed.items() if value != LOST}), encoding="utf-8")

@@ -191,11 +191,11 @@ visualize.main(run)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"(?m)^even_accuracy +0\.\d+$", done.stdout)
-    header = (tmp_path / "run" / "history.csv").read_text().splitlines()[0].split(",")
+    header = (tmp_path / "run" / "history.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
     assert {"even_loss", "even_accuracy", "val_even_loss", "val_even_accuracy"} <= {*header}
     others = metrics(tmp_path / "run")["other_outputs"]
     assert others.keys() == {"even_loss", "even_accuracy"}
-    last = (tmp_path / "run" / "history.csv").read_text().splitlines()[-1].split(",")
+    last = (tmp_path / "run" / "history.csv").read_text(encoding="utf-8").splitlines()[-1].split(",")
     assert others["even_loss"] == pytest.approx(float(last[header.index("val_even_loss")]), abs=1e-5)
     assert Image.open(tmp_path / "run" / "training.png").size[0] == 4 * 4 * 120
     usage = subprocess.run(

@@ -84,7 +84,7 @@ TOLERANCES = {"test_losses": 2e-5, "train_losses": 2e-5, "test_classification": 
 def test_computes_what_the_original_program_computes():
     """Five steps without Dropout. Its updates are not gated: it lies 1e-4 away, see docs/faithful.md."""
     assert [layer.rate for layer in parity.dropouts_of(prepare_model())] == 5 * [0.1]  # one more would go unseen
-    found = parity.without_dropout()
+    found, _ = parity.without_dropout()
     assert found.keys() == np.load(parity.RECORDED).keys() - {"count_params"}
     for key, difference in found.items():
         assert difference <= TOLERANCES.get(key, 1e-4), key
@@ -92,16 +92,22 @@ def test_computes_what_the_original_program_computes():
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow draws the masks")
 def test_with_the_originals_masks_it_computes_the_same():
-    """Five steps with Dropout at its rate, gated: to the last digits of float32."""
-    found = parity.with_the_originals_masks()
+    """Five steps with Dropout at its rate, gated: to the last digits of float32, until a ReLU is decided by rounding.
+
+    In step 3, for image 16 of the batch, unit 776 of `dense` is -6.6e-11 before its ReLU, where rounding is 2.3e-8: one
+    processor makes it positive, another not. Its gradient then moves that unit's bias by 4.7e-5. Of any five steps
+    some 150 such numbers lie within 3e-7 of 0, so other masks would not help: 80 seeds were tried.
+    """
+    found, first_losses = parity.with_the_originals_masks()
     assert len(found) == 3 * len(parity.WEIGHTED) + 3
+    assert first_losses <= 1e-6
     for key, difference in found.items():
-        assert difference <= 1e-6, key
+        assert difference <= 2e-4, key
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow draws the weights")
 def test_todays_tensorflow_draws_the_originals_initial_weights():
-    """Of all twenty networks that were recorded, to the last bit."""
+    """Of all twenty networks that were recorded, but for the last bit: some processors multiply and add in one step."""
     from experiments import original_random
 
     recorded, model, draws = np.load(parity.RANDOM), prepare_model(), {name: [] for name in parity.WEIGHTED}
@@ -111,7 +117,8 @@ def test_todays_tensorflow_draws_the_originals_initial_weights():
             kernels.append(model.get_layer(name).get_weights()[0].ravel())
     for name, kernels in draws.items():
         values = np.concatenate(kernels)
-        assert np.array_equal(values[:: len(values) // 1000][:1000], recorded[f"initial_{name}"]), name
+        drawn = values[:: len(values) // 1000][:1000]
+        assert np.allclose(drawn, recorded[f"initial_{name}"], rtol=2e-7, atol=2e-8), name
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow draws the weights and masks")
@@ -120,7 +127,7 @@ def test_from_the_originals_seed_a_training_takes_the_same_course():
     recorded = np.load(parity.RANDOM)["course"]
     assert len(recorded) == 20
     apart = np.abs(parity.course(len(recorded)) - recorded)
-    for steps, most in ((1, 1e-6), (5, 1e-4), (20, 1e-2)):
+    for steps, most in ((1, 1e-5), (5, 2e-4), (20, 2e-2)):
         assert apart[:steps].max() < most
 
 

@@ -133,7 +133,7 @@ def test_many_classes(count, mnist, tmp_path):
 
 def test_settings_name_the_data(trained):
     folder, data, _ = trained
-    settings = json.loads((folder / "settings.json").read_text())
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     assert settings["data"] == str(data)
     assert [start["after_epoch"] for start in settings["starts"]] == [0, 1]
 
@@ -211,7 +211,7 @@ def test_a_picture_for_a_network_of_other_images(crops_run, tmp_path, monkeypatc
     trained = load_trained(crops_run)
     page = Image.fromarray(tiles(20)[1][3]).resize((96, 64), Image.Resampling.NEAREST)
     page.save(tmp_path / "flower.png")
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no picture", encoding="utf-8")
     expected = np.asarray(page.resize((32, 32), Image.Resampling.LANCZOS))
     image, probabilities, drawing = run_on_picture(read_picture(tmp_path / "flower.png"), trained)
     assert np.array_equal(image, expected)

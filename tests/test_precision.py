@@ -99,4 +99,4 @@ def test_precision_is_recorded_and_kept_by_resume(small_data, tmp_path):
     common = "--output-dir", tmp_path, "--data", tmp_path / "few.npz"
     call("train.py", *common, "--epochs", 1, "--precision", "mixed_bfloat16")
     call("train.py", *common, "--epochs", 2, "--resume")
-    assert json.loads((tmp_path / "settings.json").read_text())["precision"] == "mixed_bfloat16"
+    assert json.loads((tmp_path / "settings.json").read_text(encoding="utf-8"))["precision"] == "mixed_bfloat16"

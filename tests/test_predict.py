@@ -2,16 +2,17 @@
 
 import functools
 import io
-import os
+import json
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
-from conftest import REFERENCE, ROOT, call, copy_run
+from conftest import REFERENCE, ROOT, call, copy_run, make_pipe
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 from sklearn.datasets import load_digits
 
@@ -19,7 +20,7 @@ from data import InputError, preprocess
 from predict import ROWS, SURE, answer_in_words, choose_run, draw_predictions, load_trained, run_on_picture
 from support.backend import run_network
 from support.pictures import find_ink, prepare_digit, prepare_picture, read_picture
-from support.run_folder import load_network
+from support.run_folder import load_network, read_stamp
 
 
 def circle(x, y, width, height, start=0, end=360):
@@ -163,15 +164,17 @@ PAGES = ("your_own_problem.md", "your_own_problem.ja.md")
     "kind", [*KINDS, "real", pytest.param("real, with a neighbour", marks=pytest.mark.slow), "fonts"]
 )
 def test_digits_are_read_when_they_are_prepared(kind, network):
-    """The share that is right, in percent, as the page's table says it. Another machine may round otherwise."""
+    """The share that is right, in percent, as the page's table says it. A processor may round a few otherwise."""
     drawn, labels = REAL[kind]() if kind in REAL else pages(kind)
     resized = [prepare_picture(page, (28, 28, 1)) for page in drawn]
     prepared = [prepare_digit(page) for page in drawn]
     shares = [share_right(network, images, labels) for images in (resized, [255 - one for one in resized], prepared)]
     print(f"\n{kind}: resized {shares[0]:.0%}, inverted too {shares[1]:.0%}, prepared {shares[2]:.0%} of {len(labels)}")
-    assert shares[2] >= 0.94
+    assert shares[2] >= 0.9
     for page in PAGES:
-        table = re.findall(r"(?m)^\| [^|]+ \| (\d+)% \| (\d+)% \| (\d+)% \|$", (ROOT / "docs" / page).read_text())
+        table = re.findall(
+            r"(?m)^\| [^|]+ \| (\d+)% \| (\d+)% \| (\d+)% \|$", (ROOT / "docs" / page).read_text(encoding="utf-8")
+        )
         said = np.array(table[[*KINDS, *REAL].index(kind)], float)
         assert np.allclose(said, np.array(shares) * 100, atol=2), page
 
@@ -229,6 +232,14 @@ def transparent(page):
     return Image.merge("RGBA", [Image.new("L", page.size, 0)] * 3 + [page.point(lambda value: 255 - value)]), {}
 
 
+def transparent_by_key(page, mode):
+    """White ink on black, of which the file says that black stands for nothing: so there is no ink, and no paper."""
+    key = page.point(lambda value: 255 * (value > 128))  # 255 is paper
+    ink, nothing = (100, 0) if mode != "1" else (0, 255)
+    picture = key.point(lambda value: nothing if value else ink).convert(mode)
+    return picture, {"transparency": (nothing,) * 3 if mode == "RGB" else nothing}
+
+
 def of_16_bits(page):
     return Image.fromarray(np.asarray(page).astype(np.uint16) * 257), {}
 
@@ -242,6 +253,9 @@ FILES = {
     "bits16.tif": of_16_bits,
     "bits1.png": lambda page: (page.convert("1"), {}),
     "colour.webp": lambda page: (page.convert("RGB"), {}),
+    "key_of_grey.png": lambda page: transparent_by_key(page, "L"),
+    "key_of_1_bit.png": lambda page: transparent_by_key(page, "1"),
+    "key_of_colours.png": lambda page: transparent_by_key(page, "RGB"),
     "cmyk.jpg": lambda page: (page.convert("CMYK"), {}),
     "grey_alpha.png": lambda page: (page.convert("LA"), {}),
 }
@@ -280,12 +294,12 @@ def write_a_gap(path):
 REFUSED = {
     "animated.gif": (write_frames, "has several frames"),
     "huge.png": (write_header, "too large|not a picture"),
-    "notes.txt": (lambda path: path.write_text("seven"), "not a picture"),
+    "notes.txt": (lambda path: path.write_text("seven", encoding="utf-8"), "not a picture"),
     "cut.png": (lambda path: (seven().save(path), path.write_bytes(path.read_bytes()[:-300])), "not a picture"),
     "empty.png": (lambda path: path.touch(), "not a picture"),
     "folder.png": (lambda path: path.mkdir(), "not a file"),
     "gap.tiff": (write_a_gap, "points that are no numbers"),
-    "pipe.png": (os.mkfifo, "not a file"),
+    "pipe.png": (make_pipe, "not a file"),
     "none.png": (lambda path: None, "no such file"),
     "page.png": (lambda path: Image.new("L", (300, 200), 250).save(path), "looks like an empty page"),
     "point.png": (lambda path: Image.new("L", (1, 1), 250).save(path), "looks like an empty page"),
@@ -304,13 +318,27 @@ def test_what_is_refused(name, tmp_path):
 @pytest.mark.slow
 def test_the_others_are_still_answered(folder, tmp_path):
     seven().save(tmp_path / "seven.png")
-    (tmp_path / "notes.txt").write_text("seven")
+    (tmp_path / "notes.txt").write_text("seven", encoding="utf-8")
     done = ask(folder, tmp_path / "notes.txt", tmp_path / "seven.png")
     assert done.returncode == 1
     assert done.stdout.startswith(f"The network of {folder}:\n{tmp_path / 'seven.png'}: 7, ")
     assert done.stderr.startswith(f"predict.py: {tmp_path / 'notes.txt'}: not a picture")
     assert done.stderr.count("\n") == 1
     assert matplotlib.image.imread(folder / "predictions.png").shape[0] > 200
+
+
+def test_without_its_data_classes_go_by_numbers_and_it_says_so(folder, tmp_path, capsys):
+    """Not where they are MNIST's digits, whose names are their numbers."""
+    settings = json.loads((folder / "settings.json").read_text("utf-8"))
+    for data_sha256, numbered in ((settings["data_sha256"], 0), ("0" * 64, 1)):
+        changed = {**settings, "data": "gone.npz", "data_sha256": data_sha256}
+        (folder / "settings.json").write_text(json.dumps(changed), "utf-8")
+        stamp = {**read_stamp(folder / "model.keras"), "data_sha256": data_sha256}
+        with zipfile.ZipFile(folder / "model.keras", "a") as file:
+            file.comment = json.dumps(stamp).encode()
+        assert load_trained(folder).class_names == [*"0123456789"]
+        said = capsys.readouterr().out
+        assert said.count("The data of this run are not here, so its classes go by their numbers\n") == numbered
 
 
 def test_without_a_run_it_says_which_to_use(tmp_path):

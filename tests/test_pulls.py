@@ -59,10 +59,10 @@ def test_the_record_is_whole():
 
 @pytest.mark.parametrize("content", ["", "weight,seed\n0.1,0\n", "a,b\n1,2,3,4\n5\n"])
 def test_a_damaged_table_is_one_line_and_stays(content, tmp_path):
-    (tmp_path / "pulls.csv").write_text(content)
+    (tmp_path / "pulls.csv").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=r"pulls\.csv: damaged"):
         pulls.main(["--quick", "--output-dir", str(tmp_path)])
-    assert (tmp_path / "pulls.csv").read_text() == content
+    assert (tmp_path / "pulls.csv").read_text(encoding="utf-8") == content
     assert not (tmp_path / "pulls.png").exists()
 
 

@@ -55,7 +55,7 @@ def test_the_grey_frame_comes_from_the_padding_of_the_last_convolution(mnist):
 
 
 def test_recorded_run_is_the_default_one():
-    settings = json.loads((REFERENCE / "settings.json").read_text())
+    settings = json.loads((REFERENCE / "settings.json").read_text(encoding="utf-8"))
     settings.pop("starts")
     assert settings == {**settings_of(new_model(), parse_args([])), "backend": "tensorflow"}
 

@@ -56,7 +56,7 @@ def weights(path):
 
 def history(folder):
     """The history of a run, but for the seconds."""
-    with open(folder / "history.csv", newline="") as file:
+    with open(folder / "history.csv", newline="", encoding="utf-8") as file:
         return [row[:-1] for row in csv.reader(file)]
 
 
@@ -90,22 +90,24 @@ def start(*arguments):
     )
 
 
-@pytest.mark.parametrize(("epoch", "number", "status"), [(2, signal.SIGINT, 130)])
-def test_stopped_after_an_epoch(epoch, number, status, uninterrupted, small_data, tmp_path):
-    process = start(*command(tmp_path, small_data))
-    for line in process.stdout:
-        if line.startswith(f"epoch {epoch}/"):
-            process.send_signal(number)
-            break
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == status
-    assert re.fullmatch(rf"train.py: stopped; epoch {epoch} is the last one kept; go on with: .*\n", stderr)
-    assert f"go on with: {sys.executable} train.py --resume --output-dir {tmp_path}\n" in stderr
+def test_stopped_after_an_epoch(uninterrupted, small_data, tmp_path):
+    """By Ctrl-C, in a run that is too long to end before; how many epochs that takes is the machine's affair."""
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    process = start(*command(folder, small_data, epochs=1000))
+    next(line for line in process.stdout if line.startswith("epoch 1/"))
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=600)
+    assert process.returncode == 130
+    kept = re.fullmatch(r"train.py: stopped; epoch (\d+) is the last one kept; go on with: (.*)\n", stderr)
+    assert kept.group(2) == f"{sys.executable} {os.path.relpath(ROOT / 'train.py')} --resume --output-dir {folder}"
 
     # What defines the run is in its settings.json, the data too.
-    output = call("train.py", "--resume", "--output-dir", tmp_path)
-    assert f": {epoch} of {EPOCHS} epochs done" in output
-    is_the_same_run(tmp_path, uninterrupted)
+    epochs = max(EPOCHS, int(kept.group(1)) + 1)
+    output = call("train.py", "--resume", "--output-dir", folder, "--epochs", epochs)
+    assert f": {kept.group(1)} of {epochs} epochs done" in output
+    if epochs > EPOCHS:
+        call(*command(whole, small_data, epochs=epochs))
+    is_the_same_run(folder, whole if epochs > EPOCHS else uninterrupted)
 
 
 @pytest.mark.slow
@@ -122,7 +124,7 @@ def test_stopped_before_the_first_epoch_ends(uninterrupted, small_data, tmp_path
 def test_finished_run_goes_on_and_history_is_put_right(one_epoch, uninterrupted, small_data, tmp_path):
     shutil.copytree(one_epoch, tmp_path, dirs_exist_ok=True)
     call(*command(tmp_path, small_data, "--resume", epochs=1))  # nothing to do, nothing undone
-    with open(tmp_path / "history.csv", "a") as file:
+    with open(tmp_path / "history.csv", "a", encoding="utf-8") as file:
         file.write("2,0.9,0.8")  # a row begun before its network was there
     call(*command(tmp_path, small_data, "--resume"))
     is_the_same_run(tmp_path, uninterrupted)
@@ -206,7 +208,7 @@ runpy.run_path("train.py", run_name="__main__")
     assert list(folder.glob(".part-*"))
     assert (folder / "training.png").exists() == (file == "history.csv")  # no result outlives its network
     call("evaluate.py", "--output-dir", folder)  # whatever is there can be measured
-    assert json.loads((folder / "metrics.json").read_text())["epoch"] == 1
+    assert json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["epoch"] == 1
     assert f": 1 of {EPOCHS} epochs done" in call(*command(folder, small_data, "--resume"))
     for name in STRANGERS:
         (folder / name).unlink()
@@ -270,7 +272,7 @@ def drawn_once(one_epoch, tmp_path_factory):
     call("visualize.py", "--output-dir", folder)
     shutil.copy(folder / "training.png", folder / "predictions.png")
     for name in STRANGERS:
-        (folder / name).write_text("mine")
+        (folder / name).write_text("mine", encoding="utf-8")
     return folder
 
 
@@ -298,7 +300,7 @@ def test_results_leave_with_their_network(drawn, small_data):
     call(*command(drawn, small_data, "--resume", epochs=2))
     only_strangers_stay(drawn)
     call("evaluate.py", "--output-dir", drawn)
-    assert json.loads((drawn / "metrics.json").read_text())["epoch"] == 2
+    assert json.loads((drawn / "metrics.json").read_text(encoding="utf-8"))["epoch"] == 2
     call(*command(drawn, small_data, "--overwrite", epochs=1))
     only_strangers_stay(drawn)
 
@@ -307,7 +309,7 @@ def test_a_new_run_begins_without_the_former_ones_results(drawn):
     """Before its first epoch, too: a run that is stopped there leaves nothing of the one it replaced."""
     settings = begin(drawn, {"epochs": 1}, overwrite=True)
     assert {str(path) for path in files(drawn)} == {".lock", ".writing", "settings.json", *STRANGERS}
-    assert json.loads((drawn / "settings.json").read_text()) == settings
+    assert json.loads((drawn / "settings.json").read_text(encoding="utf-8")) == settings
 
 
 def test_pictures_folder_goes_when_it_is_empty(drawn, small_data):
@@ -331,7 +333,7 @@ def test_a_run_can_be_looked_at_while_it_trains(small_data, tmp_path):
     after = int(re.search(r"after epoch (\d+),", output).group(1))
     assert 2 <= after < 1000
     call("evaluate.py", "--output-dir", tmp_path)
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["epoch"] == len(history(tmp_path)) - 1
 
 
@@ -360,7 +362,7 @@ def test_no_result_beside_a_network_that_it_does_not_belong_to(
 
     monkeypatch.setattr(place, name, epoch_ends)
     pictures = [ROOT / "docs" / "three.jpg"] if script == "predict" else []
-    with pytest.raises(InputError, match=r"an epoch has ended in .* meanwhile"):
+    with pytest.raises(InputError, match=r"the network in .* has been replaced: measure it again"):
         call(f"{script}.py", "--output-dir", tmp_path, *pictures)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".writing", *sorted(RUN_FILES)]
     call(f"{script}.py", "--output-dir", tmp_path, *pictures)
@@ -369,7 +371,7 @@ def test_no_result_beside_a_network_that_it_does_not_belong_to(
 def test_writers_do_not_stand_in_each_others_way(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: write_json(tmp_path / "metrics.json", {"epoch": number}), range(600)))
-    assert json.loads((tmp_path / "metrics.json").read_text())["epoch"] in range(600)
+    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["epoch"] in range(600)
     assert len(files(tmp_path)) == 1
 
 
@@ -418,12 +420,12 @@ def test_the_optimizer_is_recorded_as_it_is(one_epoch):
 def test_every_start_is_recorded_and_a_change_is_said(one_epoch, small_data, tmp_path):
     shutil.copytree(one_epoch, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "settings.json"
-    settings = json.loads(path.read_text())
+    settings = json.loads(path.read_text(encoding="utf-8"))
     settings["starts"][0]["keras"] = "3.0.0"
-    path.write_text(json.dumps(settings))
+    path.write_text(json.dumps(settings), encoding="utf-8")
     output = call(*command(tmp_path, small_data, "--resume", epochs=2))
     assert f"this run began with keras 3.0.0, not {keras.__version__}" in output
-    first, second = json.loads(path.read_text())["starts"]
+    first, second = json.loads(path.read_text(encoding="utf-8"))["starts"]
     assert (first["keras"], first["after_epoch"]) == ("3.0.0", 0)
     assert (second["keras"], second["after_epoch"]) == (keras.__version__, 1)
 
@@ -492,13 +494,125 @@ def test_a_link_to_nowhere_as_a_folder(small_data, tmp_path):
         call(*command(tmp_path / "run", small_data))
 
 
-def test_a_network_of_another_run_is_not_drawn_with_this_ones_history(one_epoch, small_data, tmp_path):
+def test_a_network_of_another_run_is_not_taken_for_this_ones(one_epoch, small_data, tmp_path):
+    """It would be drawn with this one's history, measured as if it were trained so, and given its names."""
     other = tmp_path / "other"
     call("train.py", "--output-dir", other, "--data", small_data, "--epochs", 1, "--limit", LIMIT, "--seed", 1)
     copy_run(one_epoch, tmp_path)
     shutil.copy(other / "model.keras", tmp_path)
-    with pytest.raises(InputError, match=r"model.keras is of another run than settings.json"):
-        call("visualize.py", "--output-dir", tmp_path)
+    for script, *more in (["visualize.py"], ["evaluate.py"], ["predict.py", ROOT / "docs" / "three.jpg"]):
+        before = files(tmp_path)
+        with pytest.raises(InputError, match=r"model.keras is of another run than settings.json"):
+            call(script, "--output-dir", tmp_path, *more)
+        assert files(tmp_path) == before
+
+
+def exchange_columns(folder):
+    """Rewrite a run's history as an older version wrote it: the same columns in another order. Returns its rows."""
+    rows = read_history(folder)
+    with open(folder / "history.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, sorted(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+def test_a_history_in_another_order_goes_on_by_name(one_epoch, uninterrupted, small_data, tmp_path):
+    shutil.copytree(one_epoch, tmp_path, dirs_exist_ok=True)
+    exchange_columns(tmp_path)
+    call(*command(tmp_path, small_data, "--resume", epochs=2))
+    expected = read_history(uninterrupted, 2)
+    for row, whole in zip(read_history(tmp_path), expected, strict=True):
+        assert {**row, "seconds": 0} == {**whole, "seconds": 0}
+
+
+@pytest.mark.parametrize("columns", ["one more", "one less"])
+def test_a_history_of_other_columns_is_refused_after_the_first_step(columns, one_epoch, small_data, tmp_path):
+    copy_run(one_epoch, tmp_path)
+    path = tmp_path / "history.csv"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if columns == "one more":
+        lines = [f"{line},{end}" for line, end in zip(lines, ("even_loss", "0.5"))]
+    else:
+        assert lines[0].endswith(",seconds")
+        lines = [line.rpartition(",")[0] for line in lines]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    before = files(tmp_path)
+    with pytest.raises(InputError, match=r"other columns than train.py, only one of both has (even_loss|seconds): "):
+        call(*command(tmp_path, small_data, "--resume", epochs=2))
+    after = files(tmp_path)
+    assert {name for name in after if after[name] != before.get(name)} <= {Path("settings.json"), *map(Path, LOCKS)}
+
+
+LOCKS = (".lock", ".writing")
+
+
+def test_a_run_whose_folder_was_moved_does_not_write_into_another(one_epoch, small_data, tmp_path):
+    """Stopped as by Ctrl-Z; its folder gets another name, a second run has the old one; then the first goes on."""
+    folder, moved = tmp_path / "outputs", tmp_path / "outputs-a"
+    process = start(*command(folder, small_data, epochs=1000))
+    next(line for line in process.stdout if line.startswith("epoch 1/"))
+    process.send_signal(signal.SIGSTOP)
+    folder.rename(moved)
+    shutil.copytree(one_epoch, folder)
+    before = files(folder)
+    process.send_signal(signal.SIGCONT)
+    _, stderr = process.communicate(timeout=600)
+    assert process.returncode == 1
+    assert stderr.count("\n") == 1
+    # It may have been stopped while it wrote, which then fails in another way.
+    assert re.search(r"is not the folder in which this training began: find it|No such file or directory", stderr)
+    assert files(folder) == before
+
+
+def test_the_lock_that_a_training_holds_is_compared_before_it_writes(one_epoch, tmp_path):
+    folder = Path(shutil.copytree(one_epoch, tmp_path / "outputs"))
+    model, _ = load_network(folder, compiled=True)
+    arguments = folder, model, read_settings(folder), read_history(folder)
+    with locked(folder / ".lock", "train.py") as lock:
+        save_epoch(*arguments, lock)
+        folder.rename(tmp_path / "outputs-a")
+        shutil.copytree(one_epoch, folder)
+        before = files(folder)
+        with pytest.raises(InputError, match=r"outputs is not the folder in which this training began: find it"):
+            save_epoch(*arguments, lock)
+        assert files(folder) == before
+
+
+def test_what_decides_the_rounding_is_recorded_and_a_change_is_said(one_epoch, small_data, tmp_path, monkeypatch):
+    copy_run(one_epoch, tmp_path)
+    for name, value in (("ONEDNN_MAX_CPU_ISA", "AVX2"), ("TF_NUM_INTRAOP_THREADS", "1")):
+        monkeypatch.setenv(name, value)
+    said = call(*command(tmp_path, small_data, "--resume", epochs=1))
+    differ = re.findall("The numbers may differ, this run began with (.*)", said)
+    assert differ == ["ONEDNN_MAX_CPU_ISA not set, not AVX2", "TF_NUM_INTRAOP_THREADS not set, not 1"]
+    first, second = read_settings(tmp_path)["starts"]
+    assert first["TF_ENABLE_ONEDNN_OPTS"] == second["TF_ENABLE_ONEDNN_OPTS"] == os.environ["TF_ENABLE_ONEDNN_OPTS"]
+    assert (first["ONEDNN_MAX_CPU_ISA"], second["ONEDNN_MAX_CPU_ISA"]) == (None, "AVX2")
+
+
+@pytest.mark.parametrize("script", ["evaluate", "train"])
+def test_the_checksum_is_of_the_bytes_that_were_read(script, one_epoch, small_data, tmp_path, monkeypatch):
+    """The file is exchanged as soon as it has been read."""
+    data, folder = Path(shutil.copy(small_data, tmp_path / "data.npz")), tmp_path / "run"
+    expected = hashlib.sha256(data.read_bytes()).hexdigest()
+    module, name = importlib.import_module(script), {"evaluate": "run_network", "train": "new_model"}[script]
+    original = getattr(module, name)
+
+    def exchange(*arguments, **more):
+        data.write_bytes(DATA.read_bytes())
+        return original(*arguments, **more)
+
+    monkeypatch.setattr(module, name, exchange)
+    if script == "evaluate":
+        folder.mkdir()
+        copy_run(one_epoch, folder)
+        call("evaluate.py", "--output-dir", folder, "--data", data)
+    else:
+        call(*command(folder, data, epochs=1))
+    assert data.read_bytes() == DATA.read_bytes()
+    written = json.loads((folder / f"{'metrics' if script == 'evaluate' else 'settings'}.json").read_text("utf-8"))
+    assert written["data_sha256"] == expected
 
 
 def test_other_weights_are_another_network(one_epoch, tmp_path):
@@ -507,7 +621,7 @@ def test_other_weights_are_another_network(one_epoch, tmp_path):
     model, stamp = load_network(tmp_path, compiled=True)
     model.set_weights([2 * array for array in model.get_weights()])
     save_epoch(tmp_path, model, read_settings(tmp_path), read_history(tmp_path))
-    with pytest.raises(InputError, match="an epoch has ended"), writing(tmp_path, stamp):
+    with pytest.raises(InputError, match="has been replaced"), writing(tmp_path, stamp):
         pass
     with writing(tmp_path, load_network(tmp_path)[1]):
         pass
@@ -562,7 +676,7 @@ def test_what_resume_leaves_open_is_as_it_was(one_epoch, tmp_path):
     path = tmp_path / "settings.json"
     changed = {"epochs": 7, "batch_size": 24, "seed": 5, "limit": 9, "loss_weights": [0.3, 0.7]}
     changed |= {"precision": "mixed_bfloat16"}
-    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changed), encoding="utf-8")
     found = vars(parse_args(["--resume", "--output-dir", str(tmp_path)]))
     assert {name: found[name] for name in changed} == changed
     found = vars(parse_args(["--resume", "--output-dir", str(tmp_path), "--epochs", "8"]))

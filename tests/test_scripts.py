@@ -53,13 +53,15 @@ def trained(small_data, tmp_path_factory):
 
 
 def test_run_is_recorded(trained):
-    settings = json.loads((trained / "settings.json").read_text())
+    settings = json.loads((trained / "settings.json").read_text(encoding="utf-8"))
     assert (settings["epochs"], settings["batch_size"], settings["seed"], settings["limit"]) == (2, 32, 0, 96)
     assert settings["loss_weights"] == [0.9, 0.1]
     assert settings["starts"][0]["keras"] == keras.__version__
     assert settings["starts"][0]["numpy"] == np.__version__
-    rows = list(csv.DictReader((trained / "history.csv").open(newline="")))
-    assert set(rows[0]) == set(csv.DictReader((REFERENCE / "history.csv").open(newline="")).fieldnames)
+    rows = list(csv.DictReader((trained / "history.csv").open(newline="", encoding="utf-8")))
+    assert set(rows[0]) == set(
+        csv.DictReader((REFERENCE / "history.csv").open(newline="", encoding="utf-8")).fieldnames
+    )
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
 
@@ -116,6 +118,21 @@ def test_two_runs_side_by_side(trained, tmp_path):
     assert (tmp_path / "training.png").read_bytes() != (trained / "training.png").read_bytes()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="made for Linux")
+def test_another_run_with_a_strange_name_and_without_a_decoder(trained, tmp_path):
+    """A byte that is no letter is shown as such; of a loss that the other history lacks nothing is said."""
+    other = tmp_path / os.fsdecode(b"be\xff")
+    other.mkdir()
+    copy_run(REFERENCE, other)
+    rows = list(csv.reader((REFERENCE / "history.csv").open(newline="", encoding="utf-8")))
+    keep = [number for number, name in enumerate(rows[0]) if "autoencoder" not in name]
+    with open(other / "history.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([[row[number] for number in keep] for row in rows])
+    copy_run(trained, tmp_path)
+    output = call("visualize.py", "--output-dir", tmp_path, "--beside", other)
+    assert re.search(r"(?m)/be\\udcff: epoch 20, test accuracy 99.16%, cross-entropy \d\.\d+$", output)
+
+
 def test_without_graphviz_all_else_is_drawn_and_the_same_to_the_byte(trained, tmp_path, monkeypatch):
     copy_run(trained, tmp_path)
     (tmp_path / "no-programs").mkdir()
@@ -136,7 +153,9 @@ def test_other_backends_train_and_resume(backend, small_data, tmp_path):
     succeed("train.py", *common, "--epochs", 2, "--resume", KERAS_BACKEND=backend)
     assert "Test accuracy" in succeed("evaluate.py", *common, KERAS_BACKEND=backend)
     assert len(read_history(tmp_path)) == 2
-    assert [backend in one for one in json.loads((tmp_path / "settings.json").read_text())["starts"]] == [True, True]
+    assert [
+        backend in one for one in json.loads((tmp_path / "settings.json").read_text(encoding="utf-8"))["starts"]
+    ] == [True, True]
 
 
 def test_importing_is_silent_and_ruff_passes():
@@ -155,7 +174,7 @@ def test_importing_is_silent_and_ruff_passes():
 @pytest.mark.parametrize("streams", ["", "2>&-"])
 def test_an_import_that_ends_the_process_is_named(streams, tmp_path):
     """As on a processor that TensorFlow was not built for: abort()."""
-    (tmp_path / "keras.py").write_text("import os\nos.write(2, b'no AVX here\\n')\nos.abort()\n")
+    (tmp_path / "keras.py").write_text("import os\nos.write(2, b'no AVX here\\n')\nos.abort()\n", encoding="utf-8")
     command = shlex.join([sys.executable, str(ROOT / "evaluate.py"), "--help"])
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
@@ -199,7 +218,7 @@ def test_the_command_line_reaches_the_training(small_data, tmp_path):
 def test_the_first_line_says_what_it_trains_on(trained, small_data):
     """Shown by a run that has nothing left to do, so that it says little else."""
     output = call("train.py", "--resume", "--output-dir", trained)
-    settings = json.loads((trained / "settings.json").read_text())
+    settings = json.loads((trained / "settings.json").read_text(encoding="utf-8"))
     device = settings["starts"][-1]["device"]
     assert output.startswith(f"Training on {device}, 96 images: 2 of 2 epochs done\n")
     if keras.backend.backend() == "tensorflow" and not tf.config.list_physical_devices("GPU"):
@@ -233,8 +252,10 @@ def test_pictures_are_of_the_networks_epoch(trained, small_data, tmp_path):
     """The history may be an epoch ahead of the network."""
     for name in ("model.keras", "settings.json"):
         shutil.copy(trained / name, tmp_path)
-    history = (trained / "history.csv").read_text()
-    (tmp_path / "history.csv").write_text(history + history.splitlines()[-1].replace("2,", "3,", 1) + "\n")
+    history = (trained / "history.csv").read_text(encoding="utf-8")
+    (tmp_path / "history.csv").write_text(
+        history + history.splitlines()[-1].replace("2,", "3,", 1) + "\n", encoding="utf-8"
+    )
     call("visualize.py", "--output-dir", tmp_path)
     images, labels = load_data(small_data)[1]
     probabilities = run_network(load_network(trained)[0], images)["classification"]

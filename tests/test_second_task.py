@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import time
 
 import keras
 import numpy as np
+import psutil
 import pytest
 from conftest import ROOT, STUDY, metrics, run_script
 from scipy.special import log_softmax, softmax
@@ -224,7 +224,7 @@ def test_temperatures_are_fitted_on_the_images_held_out(mnist):
     network = new_network(new_run("E", (0.9, 0), 1, 100, 1, filters=4))
     few, held = [part[:60] for part in test_set], (images[:60], (labels[:60] + 1) % 10)
     found = measure(network, few, held)
-    logits = [np.log(run_network(network, one)["classification"]) for one in (few[0], held[0])]
+    logits = [np.log(run_network(network, one)["classification"], dtype=np.float64) for one in (few[0], held[0])]
     assert found["temperature"] == pytest.approx(calibrate(logits[0], few[1], logits[1], held[1])["temperature"])
     assert found["temperature"] != pytest.approx(calibrate(logits[0], few[1], logits[0], few[1])["temperature"])
 
@@ -276,7 +276,7 @@ def test_records_are_written_as_they_were_read(tmp_path):
 )
 def test_damaged_records_are_refused_and_left_as_they_are(damage, tmp_path):
     path = tmp_path / "runs.csv"
-    path.write_text(damage((STUDY / "runs.csv").read_text()))
+    path.write_text(damage((STUDY / "runs.csv").read_text(encoding="utf-8")), encoding="utf-8")
     before = path.read_bytes()
     with pytest.raises(InputError, match=r"runs.csv: damaged"):
         read_runs(path)
@@ -285,11 +285,11 @@ def test_damaged_records_are_refused_and_left_as_they_are(damage, tmp_path):
 
 @pytest.mark.slow
 def test_damaged_records_end_the_program_in_one_line(tmp_path):
-    (tmp_path / "runs.csv").write_text("part\n")
+    (tmp_path / "runs.csv").write_text("part\n", encoding="utf-8")
     done = run_script(SCRIPT, "--quick", "--output-dir", tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"second_task.py: .*runs.csv: damaged.*\n", done.stderr)
-    assert (tmp_path / "runs.csv").read_text() == "part\n"
+    assert (tmp_path / "runs.csv").read_text(encoding="utf-8") == "part\n"
 
 
 @pytest.mark.slow
@@ -319,9 +319,9 @@ def finish(study):
 
 def processes_of_runs(folder):
     """The processes that do runs of a study now: [(process, the worker that started it)]."""
-    table = subprocess.run(["ps", "-eww", "-o", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-    lines = [line.split(None, 2) for line in table.splitlines() if "one_run.py" in line and str(folder) in line]
-    return [(int(pid), int(parent)) for pid, parent, _ in lines]
+    found = [process.info for process in psutil.process_iter(["pid", "ppid", "cmdline"])]
+    lines = [(one["pid"], one["ppid"], " ".join(one["cmdline"] or [])) for one in found]
+    return [(pid, parent) for pid, parent, line in lines if "one_run.py" in line and str(folder) in line]
 
 
 def wait_for(condition, seconds=60):
@@ -392,9 +392,9 @@ def test_two_studies_on_one_scheduler(cluster, tmp_path):
         ("model.py", "\nFILTERS = 64", "\nFILTERS = 8"),
         ("train.py", "\nLEARNING_RATE = 0.01", "\nLEARNING_RATE = 0.02"),
     ):
-        text = (copy / name).read_text()
+        text = (copy / name).read_text(encoding="utf-8")
         assert before in text
-        (copy / name).write_text(text.replace(before, after))
+        (copy / name).write_text(text.replace(before, after), encoding="utf-8")
     options = ("--part", "B", "--scheduler", cluster)
     studies = [start_study(tmp_path / "one", *options), start_study(tmp_path / "two", *options, root=copy)]
     for study in studies:
@@ -465,6 +465,7 @@ def test_a_killed_worker_changes_nothing(tmp_path):
 @pytest.mark.slow
 def test_a_full_disk_is_no_failed_run(tmp_path):
     """No file may grow beyond 2,500 bytes, which the rows of two tasks need: the first one's are kept."""
+    resource = pytest.importorskip("resource")  # not on Windows
     limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))}
     study = start_study(tmp_path, "--part", "B", **limit)
     output, stderr = study.communicate(timeout=300)

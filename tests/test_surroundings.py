@@ -92,7 +92,7 @@ def test_keras_json_changes_nothing_for_the_scripts(trained, small_data, tmp_pat
     home, folder = tmp_path / "home", tmp_path / "run"
     home.mkdir()
     settings = {"floatx": "float16", "epsilon": 0.5, "image_data_format": "channels_first"}
-    (home / "keras.json").write_text(json.dumps({**settings, "backend": keras.backend.backend()}))
+    (home / "keras.json").write_text(json.dumps({**settings, "backend": keras.backend.backend()}), encoding="utf-8")
     flags = "--output-dir", folder, "--data", small_data, "--epochs", 1, "--limit", 32
     succeed("train.py", *flags, KERAS_HOME=str(home))
     for expected, array in zip(*(run_folder.load_network(place)[0].get_weights() for place in (trained, folder))):
@@ -113,9 +113,9 @@ def test_a_run_goes_on_after_an_upgrade_of_keras(version, trained, small_data, t
                 old.writestr(name, today.read(name))
         old.comment = today.comment
     (tmp_path / "old.keras").replace(tmp_path / "model.keras")
-    settings = json.loads((tmp_path / "settings.json").read_text())
+    settings = json.loads((tmp_path / "settings.json").read_text(encoding="utf-8"))
     settings["starts"][0]["keras"] = version
-    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    (tmp_path / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     said = call("train.py", "--resume", "--epochs", 2, "--output-dir", tmp_path)
     assert f"this run began with keras {version}, not {keras.__version__}" in said
     assert run_folder.load_network(tmp_path)[1]["epoch"] == 2
@@ -125,7 +125,7 @@ def test_a_run_goes_on_after_an_upgrade_of_keras(version, trained, small_data, t
 @linux
 def test_matplotlibrc_does_not_decide_over_the_pictures(trained, tmp_path):
     settings = "text.usetex: True\nfont.family: No Such Font\nsavefig.dpi: 10\nno.such.key: 1\nfigure.facecolor: red\n"
-    (tmp_path / "matplotlibrc").write_text(settings)
+    (tmp_path / "matplotlibrc").write_text(settings, encoding="utf-8")
     for folder in ("plain", "theirs"):
         (tmp_path / folder).mkdir()
         copy_run(trained, tmp_path / folder)
@@ -150,11 +150,11 @@ def test_graphviz_that_does_not_work(script, said, trained, tmp_path, monkeypatc
     """One line says so; and where it hangs, it is shown that all else is drawn."""
     dot = tmp_path / "bin" / "dot"
     dot.parent.mkdir()
-    dot.write_text(f"#!/bin/sh\n{script}\n")
+    dot.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     dot.chmod(0o755)
     monkeypatch.setenv("PATH", str(dot.parent), prepend=os.pathsep)
-    monkeypatch.setattr(visualize, "GRAPHVIZ_SECONDS", 1)
     if "sleep" in script:
+        monkeypatch.setattr(visualize, "GRAPHVIZ_SECONDS", 1)
         copy_run(trained, tmp_path)
         output = call("visualize.py", "--output-dir", tmp_path)
         assert not (tmp_path / "model.png").exists()
@@ -162,7 +162,20 @@ def test_graphviz_that_does_not_work(script, said, trained, tmp_path, monkeypatc
     else:
         assert visualize.draw_model(new_model()) is None
         output = capsys.readouterr().out
-    assert sum(said in line and "No model.png" in line for line in output.splitlines()) == 1
+    assert sum(said in line and "No model.png, Graphviz fails" in line for line in output.splitlines()) == 1
+    assert "apt install" not in output
+
+
+@linux
+def test_a_network_that_graphviz_cannot_draw_with_curves(tmp_path, monkeypatch):
+    """As it happens with twelve classes and images of 128x128x3: it aborts, and draws straight lines."""
+    dot = tmp_path / "dot"
+    dot.write_text(
+        '#!/bin/sh\ncat >/dev/null\ncase "$*" in *splines=line) echo drawn;; *) kill -6 $$;; esac\n', "utf-8"
+    )
+    dot.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert visualize.draw_model(new_model()) == b"drawn\n"
 
 
 @linux
@@ -189,9 +202,82 @@ def test_output_that_cannot_be_written(script, trained, tmp_path):
     assert run_folder.load_network(tmp_path)[1]["epoch"] == 1
 
 
+@pytest.mark.parametrize("theirs", [None, "0"])
+def test_the_scripts_turn_onednn_on_unless_their_user_sets_it(theirs, tmp_path, monkeypatch):
+    """Asked of a script's own process, at the moment in which it loads Keras."""
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    (tmp_path / "keras.py").write_text(
+        "import os\nraise ImportError('oneDNN is ' + os.environ['TF_ENABLE_ONEDNN_OPTS'])\n", encoding="utf-8"
+    )
+    environment = {"PYTHONPATH": str(tmp_path)} | ({"TF_ENABLE_ONEDNN_OPTS": theirs} if theirs else {})
+    for script in ("train.py", "evaluate.py", "visualize.py", "predict.py", "demo/draw.py", "experiments/pulls.py"):
+        said = run_script(script, "--help", **environment).stderr
+        assert f": oneDNN is {theirs or 1}: install" in said, script
+
+
+@linux
+def test_without_a_temporary_folder_it_ends_in_one_line(tmp_path):
+    """No file may hold a byte, as on a full disk, so Python finds no folder for its temporary ones."""
+    resource = pytest.importorskip("resource")
+    done = subprocess.run(
+        [sys.executable, ROOT / "evaluate.py", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"evaluate.py: No usable temporary directory .*: name a folder .* with TMPDIR\n", done.stderr)
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "visualize.py", "predict.py"])
+def test_a_safe_path_does_not_hide_the_project(script, tmp_path):
+    """PYTHONSAFEPATH leaves a script's own folder out of the places in which Python looks."""
+    done = subprocess.run(
+        [sys.executable, ROOT / script, "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_backend_that_cannot_train_is_named():
+    done = run_script("evaluate.py", "--help", KERAS_BACKEND="numpy")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == (
+        "evaluate.py: Keras' backend numpy cannot train: set KERAS_BACKEND to one of tensorflow, jax, torch"
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "package"),
+    [
+        ("experiments/answer.py", "pandas"),
+        ("experiments/faithful.py", "pandas"),
+        ("experiments/one_run.py", "psutil"),
+        ("experiments/pulls.py", "pandas"),
+        ("demo/draw.py", "gradio"),
+    ],
+)
+def test_a_missing_package_of_a_folder_is_named(script, package):
+    code = f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv = [{script!r}, '--help']; "
+    code += f"runpy.run_path({script!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    folder, name = script.split("/")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"{name}: no {package} here: install what {folder}/requirements.txt names, for ")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("package", ["numpy", "matplotlib", "keras"])
 def test_a_missing_package_ends_in_one_line(package, tmp_path):
-    (tmp_path / f"{package}.py").write_text(f'raise ModuleNotFoundError("No module named {package!r}")\n')
+    (tmp_path / f"{package}.py").write_text(
+        f'raise ModuleNotFoundError("No module named {package!r}")\n', encoding="utf-8"
+    )
     done = run_script("visualize.py", "--output-dir", tmp_path, PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(
@@ -202,7 +288,7 @@ def test_a_missing_package_ends_in_one_line(package, tmp_path):
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_missing_backend_is_named(backend, tmp_path):
     (tmp_path / f"{backend}.py").write_text(
-        f"raise ModuleNotFoundError(\"No module named '{backend}'\", name={backend!r})\n"
+        f"raise ModuleNotFoundError(\"No module named '{backend}'\", name={backend!r})\n", encoding="utf-8"
     )
     done = run_script("evaluate.py", "--help", PYTHONPATH=str(tmp_path), KERAS_BACKEND=backend)
     assert done.returncode == 1
@@ -214,9 +300,12 @@ def test_a_missing_backend_is_named(backend, tmp_path):
 
 def test_an_older_keras_is_refused(tmp_path):
     """Up to 3.14 Keras gives the metrics of this network to the wrong outputs."""
-    assert f"keras=={'.'.join(map(str, quiet.OLDEST_KERAS))}" in (ROOT / "requirements.txt").read_text().split()
+    assert (
+        f"keras=={'.'.join(map(str, quiet.OLDEST_KERAS))}"
+        in (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
+    )
     backend = "backend = types.SimpleNamespace(backend=lambda: 'tensorflow')"
-    (tmp_path / "keras.py").write_text(f"import types\n__version__ = '3.14.0'\n{backend}\n")
+    (tmp_path / "keras.py").write_text(f"import types\n__version__ = '3.14.0'\n{backend}\n", encoding="utf-8")
     done = run_script("train.py", "--output-dir", tmp_path / "run", PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(
@@ -306,6 +395,13 @@ def test_a_file_that_a_reader_holds_open_on_windows(tmp_path, monkeypatch):
     files.write_json(tmp_path / "whole.json", {})
     assert len(tries) == 4
     assert (tmp_path / "whole.json").exists()
+
+
+def test_a_folder_that_begins_with_a_dash_can_be_gone_on_with():
+    said = cli.next_command("evaluate.py", Path("-x"), Path("--data.npz"))
+    assert said.endswith("evaluate.py --output-dir=-x --data=--data.npz")
+    args = cli.ArgumentParser("", data_help="MNIST").parse_args(shlex.split(said)[2:])
+    assert (args.output_dir, args.data) == (Path("-x"), Path("--data.npz"))
 
 
 @pytest.mark.filterwarnings("error")

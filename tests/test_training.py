@@ -13,7 +13,7 @@ from conftest import ROOT, dropouts
 
 from evaluate import evaluate
 from support.backend import run_network
-from support.callbacks import stoppable
+from support.callbacks import ProgressBar, stoppable
 from support.errors import give_up
 from train import EPOCH_LINE, new_model, train
 
@@ -165,14 +165,35 @@ def test_the_training_step_is_traced_once(mnist):
     assert traces_after == 3 * traces_after[:1]
 
 
-def test_the_progress_bar_fits_a_terminal_of_80_columns(mnist, capsys):
-    """And it is gone when the epoch has ended. 17 characters more: 1875/1875, hours to go, a loss of 1.0000e-04."""
+def shown(capsys):
+    """The lines that a terminal was given one after the other, each of which replaces the one before."""
+    return re.split(r"[\r\n]+", re.sub(r"\x1b\[\d+m|\x08", "", capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("steps", [99, 1875, 999_999])
+def test_the_progress_bar_fits_a_terminal_of_80_columns(steps, capsys, monkeypatch):
+    """Its longest lines: hundreds of hours to go, just below a second a step, and both numbers with an exponent."""
+    now = 0
+    monkeypatch.setattr(time, "time", lambda: now)
+    bar = ProgressBar()
+    bar.set_params({"steps": steps})
+    bar.on_epoch_begin(0)
+    for step, after in ((0, 0.999), (1, 0.999), (steps - 2, 0.999 * (steps - 3)), (steps - 1, 0.999)):
+        now += after
+        bar.on_train_batch_end(step, {"loss": 1.2345e-11, "classification_accuracy": 1.2345e-05})
+    lines = [line for line in shown(capsys) if line.strip()]
+    assert len(lines) == 4
+    assert all(re.search("loss: 1.2345e-11 .* accuracy: 1.2345e-05", line) for line in lines)
+    assert max(map(len, lines)) < 80
+    bar.on_epoch_end(0)
+    assert shown(capsys) == ["", 79 * " ", ""]
+
+
+def test_the_bar_shows_loss_and_accuracy_of_the_last_step(mnist, capsys):
     small = [(images[:16], labels[:16]) for images, labels in mnist]
     list(train(new_model(), *small, epochs=2, batch_size=8, verbose=1))
-    *lines, last = re.split(r"[\r\n]+", re.sub(r"\x1b\[\d+m|\x08", "", capsys.readouterr().out))
-    assert last == ""
-    assert all(len(line) + 17 < 80 for line in lines if line.strip())
-    assert [line.strip() for line in lines][-1] == ""
+    *lines, before_last, last = shown(capsys)
+    assert (before_last.strip(), last) == ("", "")
     assert any(re.search(r"^2/2 .* - loss: \S+ - accuracy: \S+", line) for line in lines)
 
 
