@@ -291,6 +291,21 @@ def another_seed(run, data):
     pass
 
 
+@case(f"{RESUME} --batch-size 16", "batch_size is 32 in this run, not 16")
+def another_batch_size(run, data):
+    pass
+
+
+@case(f"{RESUME} --precision mixed_bfloat16", "precision is float32 in this run, not mixed_bfloat16")
+def another_precision(run, data):
+    pass
+
+
+@case(RESUME, "learning_rate is 0.1 in this run, not 0.0")
+def another_learning_rate(run, data):
+    edit_settings(run, learning_rate=0.1)
+
+
 @case(f"{RESUME} --limit 65", "limit is 64 in this run, not 65")
 def another_limit(run, data):
     pass
@@ -427,11 +442,11 @@ def test_bad_input_in_a_process_of_its_own(tmp_path):
     assert not files(tmp_path)
 
 
-def test_a_missing_package_is_named(finished):
+def test_a_backend_that_does_not_exist(finished):
     done = run_script("evaluate.py", "--output-dir", finished, KERAS_BACKEND="jax_is_not_there")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "requirements.txt" in done.stderr
+    assert "set KERAS_BACKEND to one of tensorflow, jax, torch" in done.stderr
 
 
 def run_here(capfd, monkeypatch, command):

@@ -96,7 +96,7 @@ def test_stopped_after_an_epoch(uninterrupted, small_data, tmp_path):
     process = start(*command(folder, small_data, epochs=1000))
     next(line for line in process.stdout if line.startswith("epoch 1/"))
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=600)
+    _, stderr = end_of(process)
     assert process.returncode == 130
     kept = re.fullmatch(r"train.py: stopped; epoch (\d+) is the last one kept; go on with: (.*)\n", stderr)
     assert kept.group(2) == f"{sys.executable} {os.path.relpath(ROOT / 'train.py')} --resume --output-dir {folder}"
@@ -108,6 +108,14 @@ def test_stopped_after_an_epoch(uninterrupted, small_data, tmp_path):
     if epochs > EPOCHS:
         call(*command(whole, small_data, epochs=epochs))
     is_the_same_run(folder, whole if epochs > EPOCHS else uninterrupted)
+
+
+def end_of(process):
+    """What a process that is about to end still says, on both streams; if it goes on, it is killed and the test fails."""
+    try:
+        return process.communicate(timeout=120)
+    finally:
+        process.kill()
 
 
 @pytest.mark.slow
@@ -557,7 +565,7 @@ def test_a_run_whose_folder_was_moved_does_not_write_into_another(one_epoch, sma
     shutil.copytree(one_epoch, folder)
     before = files(folder)
     process.send_signal(signal.SIGCONT)
-    _, stderr = process.communicate(timeout=600)
+    _, stderr = end_of(process)
     assert process.returncode == 1
     assert stderr.count("\n") == 1
     # It may have been stopped while it wrote, which then fails in another way.
