@@ -41,7 +41,7 @@ def place(tmp_path):
 
 
 def agree(printed, expected):
-    """Hold what a block printed against its page, letter by letter; a figure may be rounded otherwise on a processor."""
+    """Hold what a block printed against its page, letter by letter; a processor may round a figure otherwise."""
     figure = r"\d+\.\d+"
     assert re.sub(figure, "", printed) == re.sub(figure, "", expected)
     found, said = (list(map(float, re.findall(figure, text))) for text in (printed, expected))

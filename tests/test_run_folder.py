@@ -111,7 +111,7 @@ def test_stopped_after_an_epoch(uninterrupted, small_data, tmp_path):
 
 
 def end_of(process):
-    """What a process that is about to end still says, on both streams; if it goes on, it is killed and the test fails."""
+    """What a process that is about to end still says, on both streams; one that goes on is killed, and that fails."""
     try:
         return process.communicate(timeout=120)
     finally:
