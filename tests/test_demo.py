@@ -28,6 +28,12 @@ from predict import load_trained, run_on_picture
 SCRIPT = "demo/draw.py"
 
 
+@pytest.fixture(autouse=True)
+def gradios_folder(tmp_path, monkeypatch):
+    """Gradio's own is one for all users of a machine, and belongs to the first."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+
+
 @pytest.fixture(scope="module")
 def reader():
     return load_trained(REFERENCE)
@@ -141,20 +147,21 @@ def test_what_visitors_give_lies_in_a_folder_that_goes(tmp_path):
     command = [sys.executable, ROOT / SCRIPT, "--port", str(port), "--output-dir", REFERENCE]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     environment.pop("GRADIO_TEMP_DIR", None)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as server:
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
         assert "Open" in server.stdout.readline()
         body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="mine.png"\r\n\r\npicture\r\n--x--\r\n'
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x"}
         )
-        with urllib.request.urlopen(request) as answered:
+        with urllib.request.urlopen(request, timeout=60) as answered:
             (path,) = json.load(answered)
         assert Path(path).read_bytes() == b"picture"
         assert Path(path).relative_to(tmp_path).parts[0].startswith("draw-")
         server.terminate()
-        assert server.communicate(timeout=60) == ("", "")
+        assert server.communicate(timeout=120) == ("", "")
+    finally:
+        server.kill()
     assert files(tmp_path) == {}
 
 
