@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from conftest import REFERENCE, ROOT, call, copy_run, metrics, tiles
@@ -85,6 +86,55 @@ def test_every_block_of_the_guide(page, place, monkeypatch):
         agree(printed, expected)
     if page == PAGES[0]:
         assert metrics(place / "outputs" / "pictures")["images"] == 52
+
+
+def small_network(losses, weights=None):
+    """A network of two outputs, a and b, that is quick to build; returns it compiled."""
+    image = keras.Input((4,), name="image")
+    shared = keras.layers.Dense(4, name="shared")(image)
+    model = keras.Model(image, [keras.layers.Dense(2, name=name)(shared) for name in "ab"])
+    model.compile(keras.optimizers.SGD(0.1), loss=losses, loss_weights=weights)
+    return model
+
+
+SMALL_X, SMALL_Y = np.ones((8, 4), "float32"), np.ones((8, 2), "float32")
+
+
+def test_a_missing_name_in_a_dictionary_of_losses_is_an_error():
+    with pytest.raises(ValueError, match="Expected keys"):
+        small_network({"a": "mse"}).fit(SMALL_X, (SMALL_Y, SMALL_Y), verbose=0)
+    small_network({"a": "mse", "b": None}).fit(SMALL_X, (SMALL_Y, SMALL_Y), verbose=0)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a tf.data pipeline is TensorFlow's")
+def test_a_generator_yields_a_tuple_of_targets_and_not_a_list():
+    model = small_network("mse")
+    model.fit((batch for batch in [(SMALL_X, (SMALL_Y, SMALL_Y))]), steps_per_epoch=1, verbose=0)
+    with pytest.raises(TypeError, match="output_signature"):
+        model.fit((batch for batch in [(SMALL_X, [SMALL_Y, SMALL_Y])]), steps_per_epoch=1, verbose=0)
+
+
+def test_the_sum_of_the_weights_divides_if_one_asks_for_it():
+    truth, answer = np.eye(2, dtype="float32")[[0, 0, 1, 1]], np.full((4, 2), 0.5, "float32")
+    losses = [
+        float(keras.losses.CategoricalCrossentropy(**more)(truth, answer, sample_weight=np.float32([1, 0, 0, 0])))
+        for more in ({}, {"reduction": "mean_with_sample_weight"})
+    ]
+    assert losses == pytest.approx([np.log(2) / 4, np.log(2)], rel=1e-5)
+
+
+def test_what_is_frozen_after_compile_learns_until_the_next():
+    model = small_network("mse")
+    kernels = []
+    for step in ("as it was", "frozen", "compiled again"):
+        if step == "frozen":
+            model.get_layer("shared").trainable = False
+        if step == "compiled again":
+            model.compile(keras.optimizers.SGD(0.1), loss="mse")
+        before = model.get_layer("shared").get_weights()[0]
+        model.train_on_batch(SMALL_X, (SMALL_Y, SMALL_Y))
+        kernels.append(np.array_equal(before, model.get_layer("shared").get_weights()[0]))
+    assert kernels == [False, False, True]
 
 
 @pytest.mark.slow
