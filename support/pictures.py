@@ -32,6 +32,7 @@ def read_picture(path):
             values = np.asarray(picture, np.float64)
             if not np.isfinite(values).all():
                 raise InputError("holds points that are no numbers")
+            values[values == picture.info.get("transparency")] = values.max()  # what stands for nothing is white
             picture = Image.fromarray((255 * values / max(values.max(), 1e-9)).clip(0, 255).astype(np.uint8))
         has_key = "transparency" in picture.info  # a colour that stands for nothing, or a transparent palette
         if has_key or picture.mode not in ("1", "L", "RGB", "CMYK", "YCbCr"):

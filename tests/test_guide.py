@@ -108,10 +108,10 @@ def test_a_missing_name_in_a_dictionary_of_losses_is_an_error():
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a tf.data pipeline is TensorFlow's")
 def test_a_generator_yields_a_tuple_of_targets_and_not_a_list():
-    model = small_network("mse")
-    model.fit((batch for batch in [(SMALL_X, (SMALL_Y, SMALL_Y))]), steps_per_epoch=1, verbose=0)
+    model, plain = small_network("mse"), {"verbose": 0, "shuffle": False}
+    model.fit((batch for batch in [(SMALL_X, (SMALL_Y, SMALL_Y))]), steps_per_epoch=1, **plain)
     with pytest.raises(TypeError, match="output_signature"):
-        model.fit((batch for batch in [(SMALL_X, [SMALL_Y, SMALL_Y])]), steps_per_epoch=1, verbose=0)
+        model.fit((batch for batch in [(SMALL_X, [SMALL_Y, SMALL_Y])]), steps_per_epoch=1, **plain)
 
 
 def test_the_sum_of_the_weights_divides_if_one_asks_for_it():

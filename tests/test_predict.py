@@ -233,10 +233,15 @@ def transparent(page):
 
 
 def transparent_by_key(page, mode):
-    """White ink on black, of which the file says that black stands for nothing: so there is no ink, and no paper."""
+    """Ink on paper that the file itself says is nothing, by its colour: one as dark as the ink, or darker."""
     key = page.point(lambda value: 255 * (value > 128))  # 255 is paper
     ink, nothing = (100, 0) if mode != "1" else (0, 255)
-    picture = key.point(lambda value: nothing if value else ink).convert(mode)
+    picture = key.point(lambda value: nothing if value else ink)
+    if mode == "I;16":  # on white paper, as the brightest point is
+        picture = Image.fromarray(np.asarray(picture).astype(np.uint16) * 257)
+        picture.paste(65535, (0, 0, 3, 3))
+    else:
+        picture = picture.convert(mode)
     return picture, {"transparency": (nothing,) * 3 if mode == "RGB" else nothing}
 
 
@@ -255,6 +260,7 @@ FILES = {
     "colour.webp": lambda page: (page.convert("RGB"), {}),
     "key_of_grey.png": lambda page: transparent_by_key(page, "L"),
     "key_of_1_bit.png": lambda page: transparent_by_key(page, "1"),
+    "key_of_16_bits.png": lambda page: transparent_by_key(page, "I;16"),
     "key_of_colours.png": lambda page: transparent_by_key(page, "RGB"),
     "cmyk.jpg": lambda page: (page.convert("CMYK"), {}),
     "grey_alpha.png": lambda page: (page.convert("LA"), {}),
