@@ -235,7 +235,7 @@ def transparent(page):
 def transparent_by_key(page, mode):
     """Ink on paper that the file itself says is nothing, by its colour: one as dark as the ink, or darker."""
     key = page.point(lambda value: 255 * (value > 128))  # 255 is paper
-    ink, nothing = (100, 0) if mode != "1" else (0, 255)
+    ink, nothing = (10, 0) if mode != "1" else (0, 255)
     picture = key.point(lambda value: nothing if value else ink)
     if mode == "I;16":  # on white paper, as the brightest point is
         picture = Image.fromarray(np.asarray(picture).astype(np.uint16) * 257)
