@@ -1,10 +1,12 @@
 """The network: layer by layer the article's, and number by number what the original program computes."""
 
+import re
 from itertools import pairwise
 
 import keras
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy.stats import ks_2samp
 
 from model import prepare_model
@@ -76,6 +78,17 @@ def test_compiled_as_in_the_article():
     compiled = model.get_compile_config()
     assert compiled["loss"] == {"classification": "categorical_crossentropy", "autoencoder": "mean_squared_error"}
     assert compiled["loss_weights"] == {"classification": 0.9, "autoencoder": 0.1}
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.ja.md"])
+def test_the_pages_snippet_is_how_it_is_compiled(page):
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    model = prepare_model()
+    exec(snippet, {"keras": keras, "model": model})
+    found, expected = (one.get_compile_config() for one in (model, compile_model(prepare_model())))
+    for config in (found, expected):
+        del config["metrics"], config["optimizer"]["config"]["name"]  # which counts the optimizers of a process
+    assert found == expected
 
 
 TOLERANCES = {"test_losses": 2e-5, "train_losses": 2e-5, "test_classification": 1e-6, "test_autoencoder": 1e-6}
