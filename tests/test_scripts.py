@@ -163,8 +163,8 @@ def test_importing_is_silent_and_ruff_passes():
     ruff = [sys.executable, "-m", "ruff"]
     for command in (
         [sys.executable, "-W", "error", "-c", code],
-        [*ruff, "check", "-q"],
-        [*ruff, "format", "--check", "-q"],
+        [*ruff, "check", "-q", "--no-cache"],
+        [*ruff, "format", "--check", "-q", "--no-cache"],
     ):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
