@@ -137,6 +137,14 @@ def test_what_is_frozen_after_compile_learns_until_the_next():
     assert kernels == [False, False, True]
 
 
+def test_frozen_weights_leave_dropout_on():
+    layers = keras.Sequential([keras.Input((1000,)), keras.layers.Dropout(0.5)])
+    layers.trainable = False
+    ones = np.ones((1, 1000), "float32")
+    assert (keras.ops.convert_to_numpy(layers(ones, training=True)) == 0).any()
+    assert (keras.ops.convert_to_numpy(layers(ones, training=False)) == ones).all()
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_network_elsewhere(place, monkeypatch):

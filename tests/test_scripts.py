@@ -1,5 +1,6 @@
 """The scripts as their user runs them: train, evaluate, visualize, on a small cut of the real MNIST."""
 
+import ast
 import csv
 import hashlib
 import importlib.util
@@ -182,6 +183,14 @@ def test_an_import_that_ends_the_process_is_named(streams, tmp_path):
     )
     assert done.returncode == -signal.SIGABRT
     assert ("keras.py" in done.stderr) == (not streams)
+
+
+def test_support_imports_no_script():
+    for path in (ROOT / "support").glob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        named = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        named += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+        assert not {"train", "evaluate", "visualize", "predict", "demo", "experiments"} & {*named}, path.name
 
 
 def test_in_a_notebook_the_network_is_a_plain_import():
