@@ -555,6 +555,7 @@ def test_a_history_of_other_columns_is_refused_after_the_first_step(columns, one
 LOCKS = (".lock", ".writing")
 
 
+@pytest.mark.slow
 def test_a_run_whose_folder_was_moved_does_not_write_into_another(one_epoch, small_data, tmp_path):
     """Stopped as by Ctrl-Z; its folder gets another name, a second run has the old one; then the first goes on."""
     folder, moved = tmp_path / "outputs", tmp_path / "outputs-a"
