@@ -9,9 +9,7 @@ from support.backend import means_over_images, reseed
 from support.errors import InputError
 
 LINE = 79  # characters, of a terminal's 80
-BESIDE_BAR = (
-    65  # of them at most, with hundreds of hours to go and losses with an exponent, but for both counts of steps
-)
+BESIDE_BAR = 65  # of them at most, without both counts of steps: hundreds of hours to go, losses with an exponent
 
 
 class Reseed(keras.callbacks.Callback):
