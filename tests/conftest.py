@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,9 @@ if sys.platform == "linux":
     os.environ |= {"MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_MMAP_MAX_": "0"}
     for option, value in ((-1, 2**31 - 1), (-4, 0)):  # the same two
         ctypes.CDLL(None).mallopt(option, value)
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as where a shell started the tests in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which what they start inherits
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "outputs" / "reference"
