@@ -516,13 +516,12 @@ def test_a_network_of_another_run_is_not_taken_for_this_ones(one_epoch, small_da
 
 
 def exchange_columns(folder):
-    """Rewrite a run's history as an older version wrote it: the same columns in another order. Returns its rows."""
+    """Rewrite a run's history as an older version wrote it: the same columns in another order."""
     rows = read_history(folder)
     with open(folder / "history.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, sorted(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    return rows
 
 
 def test_a_history_in_another_order_goes_on_by_name(one_epoch, uninterrupted, small_data, tmp_path):
