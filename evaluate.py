@@ -2,8 +2,9 @@
 
     python evaluate.py
 
-Prints accuracy, errors, the losses and the accuracy of each class, and writes the same to metrics.json
-in the output directory. The data are those that the run was trained on, unless --data names others.
+Prints accuracy, errors, the losses and the accuracy of each class, and writes the same to metrics.json in the output
+directory, in half a minute. Of a run of 20 epochs it says 99.13 % to 99.32 % (five seeds), of the recorded one, with
+--output-dir outputs/reference, 99.16 %. The data are those that the run was trained on, unless --data names others.
 """
 
 import sys
@@ -16,19 +17,29 @@ if __name__ == "__main__":
 import keras
 import numpy as np
 
-from data import MNIST_SHA256, name_classes, preprocess
+from data import MNIST_SHA256, batches, check_fit, even_batches, load_data, name_classes, output_shapes, preprocess
 from support import cli, run_folder
-from support.backend import (
-    PREDICT_BATCH_SIZE,
-    check_fit,
-    keras_batches,
-    keras_settings,
-    means_over_images,
-    run_network,
-)
+from support.backend import feed, keras_settings
+from support.data_file import data_entry, read_bytes
 from support.files import write_json
 
 ARTICLE_ACCURACY = 0.9933  # [A] after 20 epochs
+
+
+def run_network(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Run the network on images as load_data() gives them; returns its outputs by name, arrays float32 (n, ...).
+
+    Raises InputError when the images do not fit the network.
+    """
+    check_fit(model, images)
+    batch_size, steps = even_batches(len(images))
+    with keras_settings():
+        if steps == 1:  # a pipeline takes ten times as long as the network does for one image
+            x = keras.tree.pack_sequence_as(model.input, [preprocess(images)])  # in a list, if the network was loaded
+            outputs = model.predict_on_batch(x)
+        else:
+            outputs = model.predict(feed(lambda: batches(images, None, batch_size)), steps=steps, verbose=0)
+    return dict(zip(model.output_names, keras.tree.flatten(outputs)))
 
 
 def compute_metrics(
@@ -62,9 +73,10 @@ def compute_metrics(
 def measure_others(model, images, labels):
     """Return the losses and metrics, as compiled, of the outputs that the article does not have, measured by Keras."""
     others = tuple(name for name in model.output_names if name not in ("classification", "autoencoder"))
-    x, steps = keras_batches(model, images, labels, PREDICT_BATCH_SIZE)
+    (batch_size, steps), outputs = even_batches(len(images)), output_shapes(model)
     with keras_settings():
-        measured = means_over_images(model.evaluate(x, steps=steps, return_dict=True, verbose=0))
+        x = feed(lambda: batches(images, labels, batch_size, outputs=outputs))
+        measured = model.evaluate(x, steps=steps, return_dict=True, verbose=0)
     return {name: round(value, 6) for name, value in measured.items() if name.startswith(others)}
 
 
@@ -102,8 +114,9 @@ def main(argv: list[str] | None = None) -> None:
     path = args.data or run_folder.data_of_run(folder)
     model, stamp = run_folder.load_network(folder, compiled=True)
     run_folder.check_same_run(folder, stamp)
-    (_, test_set, class_names), data = run_folder.load_with_entry(path)
-    metrics = {**evaluate(model, *test_set, class_names), "epoch": stamp["epoch"], **data}
+    content = read_bytes(path)
+    _, test_set, class_names = load_data(path, content)
+    metrics = {**evaluate(model, *test_set, class_names), "epoch": stamp["epoch"], **data_entry(path, content)}
     own_data = metrics["data_sha256"] == stamp["data_sha256"]
     if own_data and metrics["data_sha256"] == MNIST_SHA256:
         metrics["article_accuracy"] = ARTICLE_ACCURACY

@@ -24,12 +24,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from data import MNIST_SHA256, InputError, load_data, name_classes
+from data import MNIST_SHA256, load_data, name_classes, to_images
+from evaluate import run_network
 from support import cli, run_folder
-from support.backend import run_network
-from support.fonts import picture_style
+from support.drawing import percent, picture_style, save_figure
+from support.errors import InputError
 from support.pictures import WORKING_SIZE, prepare_digit, prepare_picture, read_picture
-from visualize import percent, save_figure, to_images
 
 RECORDED = cli.ROOT / "outputs" / "reference"
 SURE = 0.9  # below it the second guess is said too
@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
             picture.thumbnail((WORKING_SIZE, WORKING_SIZE))  # a photo takes up much memory
             rows.append((picture, image, drawing, answer))
     if rows:
-        with picture_style(trained.class_names):
+        with picture_style():
             figure = draw_predictions(rows)
             with run_folder.writing(folder, trained.stamp):
                 save_figure(figure, folder / run_folder.PREDICTIONS)

@@ -5,7 +5,8 @@
     python train.py --resume --epochs 40         train a finished run further
     python train.py --loss-weights 0.9 0 --output-dir outputs/classifier
 
-Writes settings.json, history.csv and model.keras after every epoch.
+After 20 epochs, one to two hours on two cores, 99.22 % of the test images are right: 68 to 87 errors in 10,000 (five
+seeds). Writes settings.json, history.csv and model.keras after every epoch.
 """
 
 import sys
@@ -16,26 +17,22 @@ if __name__ == "__main__":
     import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
 import argparse
+import itertools
 import math
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import keras
 
-from data import DATA, InputError, epoch_order, preprocess
+from data import DATA, batches, check_fit, epoch_order, even_batches, load_data, output_shapes, preprocess
 from model import CLASS_NUM, INPUT_SHAPE, prepare_model
 from support import cli, run_folder
-from support.backend import (
-    MEAN,
-    PREDICT_BATCH_SIZE,
-    check_fit,
-    draw_16_bits,
-    keras_batches,
-    keras_settings,
-    means_over_images,
-)
-from support.callbacks import CheckColumns, ProgressBar, Reseed, stoppable
+from support.backend import draw_16_bits, feed, keras_settings
+from support.callbacks import ProgressBar, Reseed, StopAtNaN, stoppable
+from support.data_file import data_entry, read_bytes
+from support.errors import InputError
 from support.files import locked
+from support.record import Record
+from support.resume import CheckColumns, begin, resume, settings_of, what_differs
 
 EPOCHS = 20  # [A]
 BATCH_SIZE = 32  # [R]
@@ -45,10 +42,6 @@ LOSS_WEIGHTS = {"classification": 0.9, "autoencoder": 0.1}  # [A]
 SEED = 0  # ours; the original fixes none
 PRECISION = "float32"  # as the original; the others compute in 16 bits and keep float32 weights
 PRECISIONS = (PRECISION, "mixed_bfloat16", "mixed_float16")
-EPOCH_LINE = (
-    "epoch {epoch}/{epochs}: loss {loss:.4f}, accuracy {classification_accuracy:.2%}; "
-    "test {val_loss:.4f}, {val_classification_accuracy:.2%}; {seconds:.0f} s"
-)
 
 
 def compile_model(model: keras.Model, loss_weights: dict[str, float] = LOSS_WEIGHTS) -> keras.Model:
@@ -60,12 +53,7 @@ def compile_model(model: keras.Model, loss_weights: dict[str, float] = LOSS_WEIG
         optimizer=keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM, nesterov=True),
         loss={"classification": "categorical_crossentropy", "autoencoder": "mean_squared_error"},
         loss_weights=loss_weights,
-        # Ours; they change nothing in the training. MEAN is over the images, where Keras' own column of a loss is,
-        # on TensorFlow, the mean over the batches, of which the last may be smaller.
-        metrics={
-            "classification": ["accuracy", keras.metrics.CategoricalCrossentropy(name=MEAN)],
-            "autoencoder": [keras.metrics.MeanSquaredError(name=MEAN)],
-        },
+        metrics={"classification": "accuracy"},  # ours; it changes nothing in the training
     )
     return model
 
@@ -100,40 +88,41 @@ def train(
     first_epoch: int = 0,
     callbacks: Iterable[keras.callbacks.Callback] = (),
     verbose: int = 0,
-) -> Iterator[dict[str, float]]:
-    """Train a compiled model epoch by epoch, and yield the row of each for history.csv.
+) -> keras.callbacks.History:
+    """Train a compiled model by one fit(); returns what Keras' fit() does, its History.
 
-    train_set, test_set: (images, labels) as load_data() gives them; the test set is measured after every
-    epoch, for the curves only. first_epoch: how many of the epochs the model has behind it. verbose: 1 shows a bar.
-    callbacks: Keras' own. Each epoch is a fit() of its own, so one that remembers begins anew in each: EarlyStopping
-    never stops, ReduceLROnPlateau never lowers, CSVLogger keeps one row. To stop early, leave the loop.
-    A row is a dict: epoch, seconds, and what Keras measured, losses as means over the images, accuracies from 0 to 1.
-    Raises FloatingPointError when a loss becomes infinite or NaN, and InputError, before the first step, when the
-    images or labels do not fit the model.
+    train_set, test_set: (images, labels) as load_data() gives them; the test set is measured after every epoch, for
+    the curves only. first_epoch: how many of the epochs the model has behind it. callbacks: any of Keras'. verbose: 1
+    shows a bar. Accuracies are from 0 to 1. Losses are means: those of the test set over its images, those of the
+    training over its batches, of which the last may be smaller. Raises FloatingPointError when a loss becomes infinite
+    or NaN, and InputError, before the first step, when the images or labels do not fit the model.
     """
-    for epoch in range(first_epoch, epochs):
-        started = time.perf_counter()
-        x, steps = keras_batches(model, *train_set, batch_size, epoch_order(len(train_set[0]), seed, epoch))
-        test_x, test_steps = keras_batches(model, *test_set, PREDICT_BATCH_SIZE)
-        ours = [keras.callbacks.TerminateOnNaN(), Reseed(seed, epoch), *([ProgressBar()] if verbose else [])]
-        with keras_settings():
-            history = model.fit(
-                x,
-                steps_per_epoch=steps,
-                initial_epoch=epoch,
-                epochs=epoch + 1,
-                shuffle=False,  # epoch_order() has done it
-                validation_data=test_x,
-                validation_steps=test_steps,
-                callbacks=[*ours, *callbacks],
-                verbose=0,
-            ).history
-        # The last step can break the weights after its own loss was taken; the test images tell.
-        loss = history["loss"][0] + history["val_loss"][0]
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss became {loss} in epoch {epoch + 1}")
-        row = means_over_images({name: values[0] for name, values in history.items()})
-        yield {"epoch": epoch + 1, **row, "seconds": time.perf_counter() - started}
+    for images, labels in (train_set, test_set):
+        check_fit(model, images, labels)
+    count, outputs = len(train_set[0]), output_shapes(model)
+    test_batch_size, test_steps = even_batches(len(test_set[0]))
+
+    def training_batches():
+        for epoch in itertools.count(first_epoch):
+            yield from batches(*train_set, batch_size, epoch_order(count, seed, epoch), outputs)
+
+    def test_batches():
+        while True:
+            yield from batches(*test_set, test_batch_size, outputs=outputs)
+
+    ours = [StopAtNaN(), Reseed(seed), *([ProgressBar()] if verbose else [])]
+    with keras_settings():
+        return model.fit(
+            feed(training_batches),
+            steps_per_epoch=math.ceil(count / batch_size),
+            initial_epoch=first_epoch,
+            epochs=epochs,
+            shuffle=False,  # epoch_order() has done it
+            validation_data=feed(test_batches),
+            validation_steps=test_steps,
+            callbacks=[*ours, *callbacks],
+            verbose=0,
+        )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -166,40 +155,38 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    folder = args.output_dir
-    ((images, labels), test_set, class_names), data = run_folder.load_with_entry(args.data)
+    folder, content = args.output_dir, read_bytes(args.data)
+    (images, labels), test_set, class_names = load_data(args.data, content)
     train_set = images[: args.limit], labels[: args.limit]
-    terminal = bool(sys.stdout) and sys.stdout.isatty()
     run_folder.make(folder)
     with locked(folder / run_folder.LOCK, "train.py") as lock:
         loss_weights = dict(zip(LOSS_WEIGHTS, args.loss_weights))
         model = new_model(args.seed, loss_weights, args.precision, preprocess(images[:1]).shape[1:], len(class_names))
         check_fit(model, images, labels)
-        settings, history = run_folder.settings_of(model, args, data), []
+        settings, history = settings_of(model, args, data_entry(args.data, content)), []
         if args.resume:
-            settings, history = run_folder.resume(folder, model, settings)
+            settings, history = resume(folder, model, settings)
         else:
-            settings = run_folder.begin(folder, settings, args.overwrite)
-        now, done = settings["starts"][-1], f"{len(history)} of {args.epochs} epochs done"
+            settings = begin(folder, settings, args.overwrite)
+        device, done = settings["starts"][-1]["device"], f"{len(history)} of {args.epochs} epochs done"
         try:
             with stoppable() as stop:
-                print(f"Training on {now['device']}, {len(train_set[0])} images: {done}", flush=True)
-                for name, value in settings["starts"][0].items():
-                    if name != "after_epoch" and now.get(name, value) != value:
-                        began, goes_on = map(run_folder.in_words, (value, now[name]))
-                        print(f"The numbers may differ, this run began with {name} {began}, not {goes_on}")
+                print(f"Training on {device}, {len(train_set[0])} images: {done}", flush=True)
+                for difference in what_differs(settings):
+                    print(f"The numbers may differ, this run began with {difference}")
                 if len(history) == args.epochs:
                     print("Nothing is left to train; more --epochs train it further")
-                options = {"epochs": args.epochs, "batch_size": args.batch_size, "seed": args.seed}
-                options |= {
-                    "first_epoch": len(history),
-                    "callbacks": [stop, CheckColumns(history)],
-                    "verbose": int(terminal),
-                }
-                for row in train(model, train_set, test_set, **options):
-                    run_folder.save_epoch(folder, model, settings, [*history, row], lock)
-                    history.append(row)
-                    print(EPOCH_LINE.format(epochs=args.epochs, **row), flush=True)
+                train(
+                    model,
+                    train_set,
+                    test_set,
+                    epochs=args.epochs,
+                    batch_size=args.batch_size,
+                    seed=args.seed,
+                    first_epoch=len(history),
+                    callbacks=[stop, CheckColumns(history), Record(folder, settings, history, lock)],
+                    verbose=int(bool(sys.stdout) and sys.stdout.isatty()),
+                )
         except (KeyboardInterrupt, OSError, MemoryError, FloatingPointError) as error:
             advice = f"go on with: {cli.next_command('train.py --resume', folder)}"
             if isinstance(error, FloatingPointError):  # the same step would break again

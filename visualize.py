@@ -18,7 +18,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH=1 leaves out
     import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
-import subprocess
+import contextlib
+import tempfile
 
 import keras
 import matplotlib.image
@@ -26,12 +27,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from data import MNIST_SHA256, InputError, load_data, name_classes
-from evaluate import ARTICLE_ACCURACY
+from data import MNIST_SHA256, check_fit, load_data, name_classes, to_images
+from evaluate import ARTICLE_ACCURACY, run_network
 from support import cli, run_folder
-from support.backend import check_fit, run_network
+from support.drawing import PNG, percent, picture_style, save_figure, short
+from support.errors import InputError
 from support.files import atomic_write
-from support.fonts import picture_style
 
 COUNT = 3  # [A] shows as many pairs
 PAIR_HEIGHT = 224  # pixels, or a little less: a pixel of MNIST becomes 8x8 of them
@@ -42,23 +43,6 @@ MISTAKES = 24  # as many fit on a sheet
 TRAINING = {"color": "tab:blue", "marker": "o"}  # each colour has one meaning, here and in the other charts
 TEST = {"color": "tab:orange", "marker": "s"}
 BESIDE = {"color": "tab:green", "linewidth": 1}
-GRAPHVIZ_SECONDS = 60  # after which it counts as hanging
-PNG = {"Software": None}  # no version, no date: the same picture is the same file
-
-
-def to_images(reconstructions):
-    """Turn the network's (n, height, width, channels), 0 for ink, into uint8 images as load_data() gives them.
-
-    [R] has (255 - y) * 255 here, in float32; its cast to uint8 overflows and draws full ink black.
-    """
-    images = np.rint(255 * (1 - reconstructions)).clip(0, 255).astype(np.uint8)
-    return images[..., 0] if images.shape[-1] == 1 else images
-
-
-def save_figure(figure, path):
-    """Write a figure as PNG."""
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120, metadata=PNG)
 
 
 def join(image, reconstruction, gap, axis):
@@ -88,32 +72,18 @@ def draw_reconstructions(images, reconstructions, folder):
 
 
 def draw_model(model):
-    """Draw the layers and their shapes; returns the bytes of a PNG, or None if Graphviz is missing, fails or hangs."""
-
-    def dot(*options):
-        command = ["dot", "-Tpng", *options]
-        return subprocess.run(command, input=graph, capture_output=True, check=True, timeout=GRAPHVIZ_SECONDS).stdout
-
-    try:
-        graph = keras.utils.model_to_dot(model, show_shapes=True, show_layer_names=True, dpi=80).to_string().encode()
-        try:
-            return dot()
-        except subprocess.CalledProcessError:  # some networks Graphviz cannot draw with curves
-            return dot("-Gsplines=line")
-    except (ImportError, FileNotFoundError) as error:  # no pydot, or no Graphviz
-        print(f"No model.png, Graphviz is missing ({error}): apt install graphviz, or https://graphviz.org")
-    except (OSError, subprocess.SubprocessError) as error:
-        print(f"No model.png, Graphviz fails ({error}): try another version of it, https://graphviz.org")
-
-
-def short(name):
-    """Return the name of a class as it fits above a picture."""
-    return name if len(name) <= 14 else f"{name[:13]}…"
-
-
-def percent(probability):
-    """Return a probability in percent, but never as 100 %."""
-    return "over 99.9 %" if probability > 0.999 else f"{100 * probability:.1f} %"
+    """Draw the layers and their shapes; returns the bytes of a PNG, or None if Graphviz is missing or fails."""
+    with tempfile.TemporaryDirectory() as work, contextlib.redirect_stdout(None):  # pydot prints what dot said
+        path = Path(work) / "model.png"
+        for splines in ("ortho", "line"):  # some networks Graphviz cannot draw with right angles
+            try:
+                keras.utils.plot_model(model, path, show_shapes=True, show_layer_names=True, dpi=80, splines=splines)
+                return path.read_bytes()
+            except ImportError as error:  # no pydot, or no Graphviz
+                why = f"is missing ({error}): apt install graphviz"
+            except AssertionError:  # pydot's, when dot fails
+                why = "fails: try another version of it"
+    print(f"No model.png, Graphviz {why}, or https://graphviz.org")
 
 
 def show(axes, picture, answer, probability, **title):
@@ -160,9 +130,9 @@ def draw_sheet(images, labels, probabilities, reconstructions, class_names):
 def draw_training(history, loss_weights, run, article_accuracy=None, beside=None):
     """Draw the losses and the share of errors over the epochs, on logarithmic axes.
 
-    history: the rows that train() yields. loss_weights: a dict by output, and run: what to call it, for the titles.
-    article_accuracy: from 0 to 1, where it belongs to these data. beside: the name of another run and its history, of
-    which the test images are drawn as thin lines. Returns the figure.
+    history: lists by name, with a value an epoch, as in the history of what train() returns. loss_weights: a dict by
+    output, and run: what to call it, for the titles. article_accuracy: from 0 to 1, where it belongs to these data.
+    beside: the name of another run and its history, whose test images are drawn as thin lines. Returns the figure.
     """
     losses = {"classification": "Cross-entropy", "autoencoder": "Mean squared error"}
     panels = {
@@ -177,18 +147,19 @@ def draw_training(history, loss_weights, run, article_accuracy=None, beside=None
         lines = [(history, "", "training images", TRAINING), (history, "val_", "test images", TEST)]
         if beside:
             lines.append((beside[1], "val_", "test images, the other", BESIDE))
-        for rows, prefix, label, style in lines:
-            values = np.array([row.get(prefix + name, np.nan) for row in rows])  # the other may lack this output
+        for values_of, prefix, label, style in lines:
+            epochs = range(1, 1 + len(values_of["val_classification_accuracy"]))
+            values = np.array(values_of.get(prefix + name, len(epochs) * [np.nan]))  # the other may lack this output
             values = 100 * (1 - values) if name == "classification_accuracy" else values
             values[~((values > 1e-30) & (values < 1e30))] = np.nan  # no errors at all, say, have no logarithm
-            axes.plot([row["epoch"] for row in rows], values, markersize=5, label=label, **style)
+            axes.plot(epochs, values, markersize=5, label=label, **style)
         if all(np.isnan(line.get_ydata()).all() for line in axes.lines):
             axes.set_ylim(0.1, 1)
             axes.text(0.5, 0.5, "none in any epoch", transform=axes.transAxes, ha="center", fontsize=13)
         if name == "classification_accuracy" and article_accuracy:
             label = f"the article: {100 * (1 - article_accuracy):.2f} % wrong"
             axes.axhline(100 * (1 - article_accuracy), color="black", linestyle="--", label=label)
-        axes.set(xlim=(0.5, max(len(rows) for rows, *_ in lines) + 0.5), yscale="log")
+        axes.set(xlim=(0.5, max(len(line.get_xdata()) for line in axes.lines[: len(lines)]) + 0.5), yscale="log")
         axes.set_title(title, fontsize=14)
         axes.set_xlabel("epoch", fontsize=13)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -249,25 +220,29 @@ def draw_mistakes(images, labels, probabilities, reconstructions, class_names):
     return figure
 
 
+def columns(rows):
+    """Return the rows of a history.csv, dicts, as lists by name."""
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
 def read_other(folder):
     """Return the name, in letters that can be shown, and the history of another run; InputError when it has none."""
-    history = run_folder.read_history(folder)
-    if not history:
+    rows = run_folder.read_history(folder)
+    if not rows:
         run_folder.read_settings(folder)  # which says so where there is no run at all
         raise InputError(f"no epoch of the run in {folder} has ended yet")
-    return str(folder).encode(errors="backslashreplace").decode(), history
+    return str(folder).encode(errors="backslashreplace").decode(), columns(rows)
 
 
-def in_words(row):
-    """Return what a row of a history says of the test images, as a line; of the losses those that it has."""
+def in_words(history):
+    """Return what a history says of the test images after its last epoch; of the losses those that it has."""
     words = {
+        "epoch": "epoch {:.0f}",
         "val_classification_accuracy": "test accuracy {:.2%}",
         "val_classification_loss": "cross-entropy {:.4f}",
         "val_autoencoder_loss": "squared error {:.5f}",
     }
-    return ", ".join(
-        [f"epoch {row['epoch']:.0f}", *(text.format(row[name]) for name, text in words.items() if name in row)]
-    )
+    return ", ".join(text.format(history[name][-1]) for name, text in words.items() if name in history)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -279,7 +254,8 @@ def main(argv: list[str] | None = None) -> None:
     path = args.data or run_folder.data_of_run(folder)
     model, stamp = run_folder.load_network(folder)
     run_folder.check_same_run(folder, stamp)
-    history = run_folder.read_history(folder, stamp["epoch"], model.output_names)  # which may be an epoch ahead
+    rows = run_folder.read_history(folder, stamp["epoch"], model.output_names)  # the file may be an epoch ahead
+    history = columns(rows)
     _, (images, labels), class_names = load_data(path)
     beside = read_other(args.beside) if args.beside else None
     article = ARTICLE_ACCURACY if stamp["data_sha256"] == MNIST_SHA256 else None
@@ -292,7 +268,7 @@ def main(argv: list[str] | None = None) -> None:
     weights = dict(zip(model.output_names, stamp["loss_weights"]))
     sheet = images, labels, probabilities, reconstructions, class_names
     diagram = draw_model(model)
-    with picture_style([*class_names, beside[0] if beside else ""]):
+    with picture_style():
         figures = {
             "reconstructions.png": draw_sheet(*sheet),
             "training.png": draw_training(history, weights, run, article, beside),
@@ -306,8 +282,8 @@ def main(argv: list[str] | None = None) -> None:
             draw_reconstructions(images[: args.count], reconstructions, folder)
             for name, figure in figures.items():
                 save_figure(figure, folder / name)
-    for name, rows in [(folder, history), beside] if beside else []:
-        print(f"{name}: {in_words(rows[-1])}")
+    for name, of_run in [(folder, history), beside] if beside else []:
+        print(f"{name}: {in_words(of_run)}")
     print(f"Wrote the pictures to {folder}; begin with {folder / 'reconstructions.png'}")
 
 

@@ -23,8 +23,8 @@ import keras
 
 from data import load_data, make_targets, preprocess
 from support import cli
+from support.environment import environment
 from support.files import write_json
-from support.run_folder import environment
 from train import BATCH_SIZE, LEARNING_RATE, MOMENTUM, new_model
 
 OUTPUT_DIR = Path("outputs/second_task")

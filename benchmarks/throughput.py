@@ -29,15 +29,14 @@ if __name__ == "__main__":
 
 from matplotlib.figure import Figure
 
-from data import InputError, batches, epoch_order, load_data, make_targets, preprocess
+from data import batches, epoch_order, load_data, make_targets, output_shapes, preprocess
 from model import prepare_model
 from support import cli
-from support.backend import output_shapes
+from support.drawing import picture_style, save_figure
+from support.environment import processor
+from support.errors import InputError
 from support.files import write_json
-from support.fonts import picture_style
-from support.run_folder import processor
 from train import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MOMENTUM, new_model, train
-from visualize import save_figure
 
 WARM_UP = 10 * BATCH_SIZE  # images; the first steps trace, compile and allocate
 ROUNDS, IMAGES = 3, 300 * BATCH_SIZE
@@ -62,7 +61,7 @@ def keras_project(precision):
 
     def train_on(count):
         test_set = test_images[:BATCH_SIZE], test_labels[:BATCH_SIZE]
-        list(train(model, (images[:count], labels[:count]), test_set, epochs=1))
+        train(model, (images[:count], labels[:count]), test_set, epochs=1)
 
     return train_on, model.get_weights
 

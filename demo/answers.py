@@ -8,10 +8,10 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from data import InputError
 from predict import run_on_picture
+from support.drawing import percent
+from support.errors import InputError
 from support.pictures import read_picture
-from visualize import percent
 
 BARS = 3  # so many classes are shown, the likeliest
 

@@ -26,10 +26,11 @@ if __name__ == "__main__":
 
 from PIL import Image
 
-from data import InputError, load_data
+from data import load_data
 from demo.answers import answer, is_empty
 from predict import choose_run, load_trained
 from support import cli
+from support.errors import InputError
 from support.pictures import prepare_digit
 from support.run_folder import MODEL, data_of_run
 

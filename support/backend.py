@@ -1,19 +1,12 @@
-"""How Keras is run here: its settings, batches for the present backend, random numbers, means over the images."""
+"""How Keras is run here: its settings, batches for the present backend, random numbers."""
 
 import contextlib
-import math
 
 import keras
 import numpy as np
 
-from data import batches, make_targets, preprocess
-from support.errors import InputError
-
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
-
-PREDICT_BATCH_SIZE = 500  # where no weights change, any size gives the same result; a large one is quicker
-MEAN = "mean"  # the name of a metric that is a loss as a mean over the images, see compile_model()
 
 
 @contextlib.contextmanager
@@ -33,66 +26,24 @@ def keras_settings(precision="float32"):
         yield
 
 
-def output_shapes(model):
-    """Return the shapes of a network's outputs, without the batch, by name and in their order."""
-    return {name: tuple(shape[1:]) for name, shape in zip(model.output_names, model.output_shape)}
+def feed(make_batches):
+    """Return batches as Keras' fit, evaluate and predict take them on the present backend.
 
-
-def check_fit(model, images, labels=None):
-    """Raise InputError unless a network takes these images, and its outputs are what make_targets() makes of them."""
-    x, takes = preprocess(images[:1]), tuple(model.input_shape[1:])
-    if x.shape[1:] != takes:
-        raise InputError(f"the network takes images of {takes}, and these are {x.shape[1:]}: it was trained on others")
-    if labels is None:
-        return
-    outputs = output_shapes(model)
-    class_num = outputs["classification"][-1]
-    if labels.max() >= class_num:
-        raise InputError(f"the network knows {class_num} classes, and these labels go up to {labels.max()}")
-    targets = {name: target.shape[1:] for name, target in make_targets(x, labels[:1], class_num).items()}
-    if targets != outputs:
-        raise InputError(
-            f"the network's outputs are {outputs}, and their targets in data.py {targets}: make them alike"
-        )
-
-
-def keras_batches(model, images, labels, batch_size, order=None):
-    """Return the batches of an epoch as Keras' fit and predict take them on the present backend, and their number.
-
-    labels: None for predict(). Raises InputError when the images or labels do not fit the model.
+    make_batches: a function that returns an iterator over batches, tuples of arrays.
     """
-    check_fit(model, images, labels)
-    outputs = None if labels is None else output_shapes(model)
-    steps = math.ceil(len(images) / batch_size)
     if keras.backend.backend() != "tensorflow":
-        return batches(images, labels, batch_size, order, outputs), steps
+        return make_batches()
 
     signature = keras.tree.map_structure(
-        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype),
-        next(batches(images[:1], labels, 1, outputs=outputs)),
+        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), next(make_batches())
     )
-    dataset = tf.data.Dataset.from_generator(
-        lambda: batches(images, labels, batch_size, order, outputs), output_signature=signature
-    ).prefetch(2)
-    # Given arrays or a PyDataset, Keras builds a tf.data pipeline with autotuning on. Whenever the iterator of
-    # one is destroyed, TensorFlow (seen on 2.18 to 2.21) waits for the autotuner's thread to end its nap: for up
-    # to a minute, every few epochs, with idle cores. A pipeline with autotuning off has no such thread.
+    dataset = tf.data.Dataset.from_generator(make_batches, output_signature=signature).prefetch(2)
+    # Given arrays or a PyDataset, Keras builds a tf.data pipeline with autotuning on. When the iterator of one is
+    # destroyed, TensorFlow (seen on 2.18 to 2.21) waits for the autotuner's thread to end its nap: for up to a minute,
+    # with idle cores. A pipeline with autotuning off has no such thread.
     options = tf.data.Options()
     options.autotune.enabled = False
-    return dataset.with_options(options), steps
-
-
-def run_network(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Run the network on images as load_data() gives them; returns its outputs by name, arrays float32 (n, ...)."""
-    with keras_settings():
-        if len(images) <= PREDICT_BATCH_SIZE:  # a pipeline takes ten times as long as the network does for one image
-            check_fit(model, images)
-            x = keras.tree.pack_sequence_as(model.input, [preprocess(images)])  # in a list, if the network was loaded
-            outputs = model.predict_on_batch(x)
-        else:
-            x, steps = keras_batches(model, images, None, PREDICT_BATCH_SIZE)
-            outputs = model.predict(x, steps=steps, verbose=0)
-    return dict(zip(model.output_names, keras.tree.flatten(outputs)))
+    return dataset.with_options(options)
 
 
 def reseed(model, seed, epoch):
@@ -103,13 +54,6 @@ def reseed(model, seed, epoch):
         state.assign([state_seed, 0])
     if keras.backend.backend() == "torch":  # where they are drawn from PyTorch's global generator
         keras.utils.set_random_seed(int(last))
-
-
-def means_over_images(measured):
-    """Return what Keras measured, a dict by name, with each metric called MEAN in the place of the loss beside it."""
-    means = {name: value for name, value in measured.items() if name.endswith(f"_{MEAN}")}
-    others = {name: value for name, value in measured.items() if name not in means}
-    return others | {f"{name.removesuffix(MEAN)}loss": value for name, value in means.items()}
 
 
 def draw_16_bits(model):

@@ -1,30 +1,54 @@
-"""Keras callbacks of a training: random numbers of an epoch, a progress bar, an end at a signal or at other columns."""
+"""Keras callbacks of a training: random numbers of an epoch, a progress bar, an end at a signal or without a number."""
 
 import contextlib
+import math
 import signal
 
 import keras
 
-from support.backend import means_over_images, reseed
-from support.errors import InputError
+from support.backend import reseed
 
 LINE = 79  # characters, of a terminal's 80
 BESIDE_BAR = 65  # of them at most, without both counts of steps: hundreds of hours to go, losses with an exponent
 
 
 class Reseed(keras.callbacks.Callback):
-    """Calls reseed() in the first step of an epoch.
+    """Calls reseed() in the first step of each epoch.
 
     Not before fit(): what PyTorch draws from its generator to start a DataLoader would come between.
     """
 
-    def __init__(self, seed, epoch):
+    def __init__(self, seed):
         super().__init__()
-        self.seed, self.epoch = seed, epoch
+        self.seed = seed
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
 
     def on_train_batch_begin(self, batch, logs=None):
         if batch == 0:
             reseed(self.model, self.seed, self.epoch)
+
+
+class StopAtNaN(keras.callbacks.Callback):
+    """Raises FloatingPointError when a loss is infinite or no number.
+
+    Keras' TerminateOnNaN ends only the epoch, and the callbacks after it would save what is broken. And it does not see
+    a last step that breaks the weights after its own loss was taken: the loss of the test images does.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.check(logs["loss"])
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.check(logs.get("val_loss", 0))
+
+    def check(self, loss):
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss became {float(loss)} in epoch {self.epoch + 1}")
 
 
 class ProgressBar(keras.callbacks.Callback):
@@ -41,22 +65,6 @@ class ProgressBar(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         print(f"\r{LINE * ' '}\r", end="", flush=True)
-
-
-class CheckColumns(keras.callbacks.Callback):
-    """Raises InputError after the first step when what it measures are not the columns of a resumed run's history."""
-
-    def __init__(self, history):
-        super().__init__()
-        self.history = history
-
-    def on_train_batch_end(self, batch, logs=None):
-        if batch == 0 and self.history:
-            names = [f"{prefix}{name}" for prefix in ("", "val_") for name in means_over_images(logs)]
-            other = sorted(self.history[0].keys() ^ {"epoch", "seconds", *names})
-            if other:
-                refusal = f"only one of both has {', '.join(other)}: replace it with --overwrite"
-                raise InputError(f"cannot resume: this run's history.csv has other columns than train.py, {refusal}")
 
 
 class StopAtSignal(keras.callbacks.Callback):

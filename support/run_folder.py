@@ -1,34 +1,28 @@
-"""The folder of a run: its files, written whole, read and checked, and the way to go on with a run.
+"""The folder of a run: its files, written whole, read and checked.
 
 settings.json   what defines the run, and what it was started on, one entry a start
 history.csv     the losses and accuracies, a row an epoch
 model.keras     the network and the optimizer after the last epoch
 
-evaluate.py adds metrics.json, visualize.py the PICTURES, predict.py PREDICTIONS; they go with their network.
+evaluate.py adds metrics.json, visualize.py the PICTURES, predict.py PREDICTIONS; they go with their network. resume.py
+begins a run and goes on with it, record.py adds an epoch.
 """
 
 import contextlib
 import csv
-import hashlib
-import io
 import itertools
 import json
 import os
-import platform
-import re
 import shutil
-import sys
 import warnings
 import zipfile
 from pathlib import Path
 
-import h5py
 import keras
-import numpy as np
 
-from data import DATA, load_data, read_bytes
+from support.data_file import DATA_FOLDER, data_entry, read_bytes
 from support.errors import InputError
-from support.files import PART, atomic_write, locked, write_json
+from support.files import PART, locked
 
 RUN_FILES = ("settings.json", "history.csv", "model.keras")
 SETTINGS, HISTORY, MODEL = RUN_FILES
@@ -39,80 +33,23 @@ PICTURES = ("model.png", PAIRS, "reconstructions.png", "training.png", "confusio
 PREDICTIONS = "predictions.png"
 # train.py's flags that define a run, with their types.
 RUN_FLAGS = {"epochs": int, "batch_size": int, "seed": int, "limit": int | None, "loss_weights": list, "precision": str}
-# What else decides how numbers are rounded, where its user sets it: oneDNN's switch and instruction set, how float32 is
-# multiplied, the counts of threads, and what XLA is told. On TensorFlow, JAX and PyTorch each has its own.
-ROUNDING = ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE")
-ROUNDING += ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "XLA_FLAGS")
 STAMP = ("batch_size", "seed", "limit", "loss_weights", "precision", "data_sha256")  # what model.keras says of its run
 NO_OPTIMIZER = "Skipping variable loading for optimizer"  # how a warning of Keras begins
 START_ANEW = "replace it with --overwrite, or choose another --output-dir"
 
 
-def processor():
-    """Return the name of the processor; on Linux with its family and model, for one name can stand for several."""
-    path = Path("/proc/cpuinfo")
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    entries = dict(re.findall(r"(?m)^(model name|cpu family|model)\s*: (.*)$", text))
-    if len(entries) < 3:
-        return entries.get("model name") or platform.processor() or platform.machine()
-    return "{model name}, family {cpu family}, model {model}".format(**entries)
-
-
-def environment():
-    """Return what a run is started on: versions, the device, which may be a number of cores, and ROUNDING's values."""
-    device = str(keras.ops.convert_to_tensor(0.0).device).rpartition("device:")[2]  # TensorFlow has a path before it
-    if "cpu" in device.lower():
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        device = f"{cores} core{'s' if cores > 1 else ''} of {processor()}"
-    versions = {name: sys.modules[name].__version__ for name in ("keras", "numpy", keras.backend.backend())}
-    rounding = {name: os.environ.get(name) for name in ROUNDING}
-    return {**versions, "python": platform.python_version(), "device": device, **rounding}
-
-
-def data_entry(path, content=None):
-    """Return what settings.json says of a data file; a file of this project's data folder goes by its name.
-
-    content: the bytes that were read of it, by default those that it holds now.
-    """
-    full = path.resolve()
-    name = full.relative_to(DATA.parent) if full.is_relative_to(DATA.parent) else full
-    return {"data": name.as_posix(), "data_sha256": hashlib.sha256(content or path.read_bytes()).hexdigest()}
-
-
-def load_with_entry(path):
-    """Return what load_data() makes of a file, and what settings.json says of the very bytes that it was made of."""
-    content = read_bytes(path)
-    return load_data(path, content), data_entry(path, content)
-
-
 def data_of_run(folder: Path | str) -> Path:
     """Return the path of the data that a run was trained on; raises InputError when they are not what they were."""
     settings = read_settings(folder)
-    path = DATA.parent / settings["data"]  # an absolute path stays as it is
-    if not path.is_file() or data_entry(path)["data_sha256"] != settings["data_sha256"]:
+    path = DATA_FOLDER / settings["data"]  # an absolute path stays as it is
+    if not path.is_file() or data_entry(path, read_bytes(path))["data_sha256"] != settings["data_sha256"]:
         raise InputError(f"{folder} was trained on {path}, now not there or changed: name the data to use with --data")
     return path
-
-
-def settings_of(model, args, data=None):
-    """Return what settings.json says of a run: train.py's flags, the compiled model's optimizer, data, backend.
-
-    data: what data_entry() said of args.data when it was read, by default what it says now.
-    """
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # mixed_float16 wraps it
-    settings = {name: getattr(args, name) for name in RUN_FLAGS} | {"optimizer": type(optimizer).__name__}
-    settings |= {name: value for name, value in optimizer.get_config().items() if name != "name"}
-    return settings | (data or data_entry(args.data)) | {"backend": keras.backend.backend()}
 
 
 def are_numbers(values):
     """Return whether a list, read from a file, holds nothing but numbers."""
     return all(isinstance(value, int | float) for value in values)
-
-
-def in_words(value):
-    """Return the value of a setting as a message has it."""
-    return "not set" if value is None else value
 
 
 def read_settings(folder: Path | str) -> dict:
@@ -175,29 +112,6 @@ def writing(folder, stamp=None, lock=None):
         yield
 
 
-def save_epoch(folder, model, settings, history, lock=None):
-    """Put the run with these settings on disk as it is after the last epoch of its history.
-
-    history: dicts with the names of the first one, in whatever order. lock: as for writing().
-    Killed at whatever moment, this leaves a whole model.keras, a history that holds its epochs and perhaps
-    one more, which resume() then drops, and no result of another network.
-    """
-    stamp = {"epoch": len(history), **{name: settings[name] for name in STAMP}}
-    numbers = [[row[name] for name in history[0]] for row in history]
-    with writing(folder, lock=lock), atomic_write(folder / MODEL) as temporary:
-        model.save(temporary)
-        # In the archive's comment, for a file more in it would make Keras unpack it all to disk when it loads it.
-        # The optimizer's own count will not do: it leaves out the steps that mixed_float16 skips.
-        with zipfile.ZipFile(temporary, "a") as file:
-            file.comment = json.dumps(stamp).encode()
-        # 1. The history, which then is an epoch ahead of the network.
-        with atomic_write(folder / HISTORY) as table:
-            np.savetxt(table, numbers, "%.6g", delimiter=",", header=",".join(history[0]), comments="")
-        # 2. Away with the results of the old network.
-        remove_results(folder)
-        # 3. The network: at the end of this block it gets its name.
-
-
 def read_stamp(path):
     """Return what a model.keras says of its epoch and run, and the checksum of its weights; {} if it says nothing."""
     with contextlib.suppress(Exception):  # a damaged file can fail in a dozen ways
@@ -253,27 +167,6 @@ def check_same_run(folder, stamp):
         raise InputError(f"{folder / MODEL} is of another run than {SETTINGS} and {HISTORY}: {START_ANEW}")
 
 
-def restore(folder, model, settings):
-    """Put the weights and the optimizer's state of a run into a compiled model; returns after which epoch they are.
-
-    Raises InputError when the network is not the model's or not of a run with these settings, or has no optimizer.
-    """
-    saved, stamp = load_network(folder, precision=None)
-    layers, saved_layers = (json.dumps(each.get_config()["layers"], sort_keys=True) for each in (model, saved))
-    if layers != saved_layers:
-        raise InputError("cannot resume: this run has another network; has model.py changed since?")
-    if not is_of_run(stamp, settings):
-        raise InputError(f"cannot resume: {folder / MODEL} is of another run: {START_ANEW}")
-    model.optimizer.build(model.trainable_variables)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=NO_OPTIMIZER)
-            model.load_weights(folder / MODEL)
-    except Exception:
-        raise InputError(f"cannot resume: {folder / MODEL} holds no optimizer, it can only be measured") from None
-    return stamp["epoch"]
-
-
 def remove_results(folder):
     """Remove what evaluate.py, visualize.py and predict.py wrote, and nothing else."""
     for path in itertools.chain(*map(folder.glob, (METRICS, PREDICTIONS, *PICTURES))):
@@ -289,54 +182,3 @@ def make(folder):
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise InputError(f"{error.filename} is there and no folder: choose another --output-dir") from None
-
-
-def has_optimizer(path):
-    """Return whether a model.keras holds an optimizer, without which it cannot be trained further; or is not there."""
-    with contextlib.suppress(Exception):  # a damaged file can fail in a dozen ways, and is another matter
-        with zipfile.ZipFile(path) as file, h5py.File(io.BytesIO(file.read("model.weights.h5"))) as weights:
-            return "optimizer" in weights
-    return True
-
-
-def begin(folder, settings, overwrite=False):
-    """Begin a run in the folder; returns its settings as they are recorded.
-
-    Raises InputError when the folder holds any file of a run, unless that is to be replaced.
-    """
-    if not overwrite and any((folder / name).exists() for name in RUN_FILES):
-        go_on = "go on with --resume, and more --epochs if it is done, " if has_optimizer(folder / MODEL) else ""
-        raise InputError(f"{folder} holds a run: {go_on}{START_ANEW}")
-    settings = {**settings, "starts": [{"after_epoch": 0, **environment()}]}
-    with writing(folder):
-        remove_results(folder)
-        for name in reversed(RUN_FILES):
-            (folder / name).unlink(missing_ok=True)
-        write_json(folder / SETTINGS, settings)
-    return settings
-
-
-def resume(folder, model, settings):
-    """Go on with the run in the folder: put its saved state into the model, a compiled one.
-
-    settings: what is to be trained now. Returns the settings as they are recorded now, and the history so
-    far. Raises InputError when this is another run, or one that cannot be resumed.
-    """
-    saved, history = read_settings(folder), []
-    if saved["data_sha256"] != settings["data_sha256"]:
-        raise InputError(f"cannot resume: this run was trained on {saved['data']}, not on {settings['data']}")
-    for name, value in settings.items():
-        if name not in ("epochs", "data") and saved.get(name, value) != value:  # another Keras may say more of SGD
-            raise InputError(f"cannot resume: {name} is {in_words(saved[name])} in this run, not {in_words(value)}")
-    if (folder / MODEL).exists():
-        done = restore(folder, model, settings)
-        if done > settings["epochs"]:
-            raise InputError(f"cannot resume: this run has {done} epochs, more than --epochs {settings['epochs']}")
-        history = read_history(folder, done)
-    elif len(read_history(folder)) > 1:
-        # One epoch of history alone is right: the run was killed just before its first model.keras was in place.
-        raise InputError(f"cannot resume: {folder / MODEL} is missing; --overwrite starts this run anew")
-    settings = {**saved, **settings, "starts": [*saved["starts"], {"after_epoch": len(history), **environment()}]}
-    with writing(folder):
-        write_json(folder / SETTINGS, settings)
-    return settings, history

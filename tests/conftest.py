@@ -92,6 +92,11 @@ def tiles(columns):
     ]
 
 
+def rows_of(history):
+    """What train() returns as rows, a dict for each epoch."""
+    return [dict(zip(history.history, values)) for values in zip(*history.history.values())]
+
+
 def copy_run(folder, to):
     """Copy the files of a run, and nothing else of its folder."""
     for name in RUN_FILES:

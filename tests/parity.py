@@ -11,9 +11,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from data import batches, load_data, preprocess
+from data import batches, load_data, output_shapes, preprocess
 from model import prepare_model
-from support.backend import output_shapes
 from train import compile_model
 
 RECORDED = Path(__file__).with_name("keras212.npz")

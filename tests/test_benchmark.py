@@ -18,8 +18,7 @@ from benchmarks.throughput import (
     summarise_rounds,
     time_contestant,
 )
-from data import batches, epoch_order
-from support.backend import output_shapes
+from data import batches, epoch_order, output_shapes
 from train import new_model
 
 

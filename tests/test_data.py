@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from data import InputError, batches, check_images, epoch_order, load_data, preprocess
-from model import prepare_model
-from support.backend import keras_batches
+from data import batches, epoch_order, even_batches, load_data, preprocess, to_images
+from support.backend import feed
+from support.data_file import check_images
+from support.errors import InputError
 
 OUTPUTS = {"classification": (10,), "autoencoder": (28, 28, 1)}
 
@@ -63,16 +64,30 @@ def test_batches_go_through_an_epoch_in_its_order(mnist):
 def test_keras_is_fed_the_same_batches_without_autotuning(mnist):
     images, labels = mnist[1][0][:50], mnist[1][1][:50]
     order = epoch_order(50, 1, 0)
-    made, steps = keras_batches(prepare_model(), images, labels, 32, order)
-    assert steps == 2
+    made = feed(lambda: batches(images, labels, 32, order, OUTPUTS))
     pairs = list(zip(made, batches(images, labels, 32, order, OUTPUTS), strict=True))
-    assert len(pairs) == steps
+    assert len(pairs) == 2
     for (x, targets), (expected_x, expected) in pairs:
         assert np.array_equal(x, expected_x)
         assert len(targets) == len(expected) == 2
         assert all(np.array_equal(*pair) for pair in zip(targets, expected))
     if keras.backend.backend() == "tensorflow":
         assert made.options().autotune.enabled is False
+
+
+def test_what_is_measured_is_cut_into_batches_of_almost_one_size():
+    for count, expected in {1: (1, 1), 500: (500, 1), 600: (300, 2), 1234: (412, 3), 10_000: (500, 20)}.items():
+        assert even_batches(count) == expected
+    for count in range(1, 5000):
+        size, steps = even_batches(count)
+        assert size <= 500 and size * (steps - 1) < count <= size * steps
+        assert size * steps - count < steps  # as many as the last batch is smaller
+
+
+def test_to_images_is_the_inverse_of_preprocess():
+    grey = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    for images in (grey, np.stack([grey, 255 - grey, grey], axis=-1)):
+        assert np.array_equal(to_images(preprocess(images)), images)
 
 
 LABELS = {  # as they are saved, and what is said of them

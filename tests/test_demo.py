@@ -20,10 +20,10 @@ from conftest import REFERENCE, ROOT, copy_run, files, run_script, succeed
 from PIL import Image
 from test_predict import STROKES, draw
 
-from data import InputError
 from demo import draw as demo
 from demo.answers import BARS, answer
 from predict import load_trained, run_on_picture
+from support.errors import InputError
 
 SCRIPT = "demo/draw.py"
 

@@ -18,8 +18,10 @@ from conftest import ROOT, call, files, make_pipe, run_script
 import evaluate
 import train
 import visualize
-from data import DATA, InputError, load_data
-from support.run_folder import MODEL, load_network, read_history, read_settings, read_stamp, save_epoch
+from data import DATA, load_data
+from support.errors import InputError
+from support.record import save_epoch
+from support.run_folder import MODEL, load_network, read_history, read_settings, read_stamp
 
 EPOCHS, LIMIT = 2, 64
 

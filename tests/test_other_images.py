@@ -12,12 +12,14 @@ from conftest import call, copy_run, metrics, tiles
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from data import InputError, load_data
+from data import load_data, to_images
+from evaluate import run_network
 from predict import load_trained, run_on_picture
-from support.backend import run_network
+from support.drawing import save_figure
+from support.errors import InputError
 from support.pictures import prepare_picture, read_picture
 from support.run_folder import load_network
-from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, draw_training, save_figure, to_images
+from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, draw_training
 
 COLUMNS = ("classification_loss", "autoencoder_loss", "classification_accuracy")
 
@@ -246,6 +248,6 @@ def test_a_third_outputs_curve_is_its_own():
     row = {f"{prefix}{name}": value for prefix, value in (("", 0.5), ("val_", 0.25)) for name in COLUMNS}
     row |= {"loss": 9, "val_loss": 8, "even_loss": 0.7, "val_even_loss": 0.6}
     weights = {"classification": 0.9, "autoencoder": 0.1, "even": 2}
-    figure = draw_training([{"epoch": epoch, **row} for epoch in (1, 2)], weights, "A run")
+    figure = draw_training({name: [value, value] for name, value in row.items()}, weights, "A run")
     axes = next(axes for axes in figure.axes if "Loss of even, weight 2" in axes.get_title())
     assert [list(line.get_ydata()) for line in axes.lines] == [[0.7, 0.7], [0.6, 0.6]]

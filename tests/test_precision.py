@@ -5,9 +5,11 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import call, dropouts
+from conftest import call, dropouts, rows_of
 
-from support.run_folder import MODEL, load_network, restore, save_epoch
+from support.record import save_epoch
+from support.resume import restore
+from support.run_folder import MODEL, load_network
 from train import PRECISIONS, new_model, train
 
 SETTINGS = {  # of a run, as far as its network says them
@@ -50,16 +52,14 @@ def test_resumed_run_is_the_same_bit_for_bit(precision, mnist, tmp_path):
     """
     train_set, test_set = [(images[:8], labels[:8]) for images, labels in mnist]
     whole = new_model(precision=precision)
-    history = list(train(whole, train_set, test_set, epochs=2, batch_size=4))
+    history = rows_of(train(whole, train_set, test_set, epochs=2, batch_size=4))
 
     begun = new_model(precision=precision)
-    save_epoch(tmp_path, begun, SETTINGS, list(train(begun, train_set, test_set, epochs=1, batch_size=4)))
+    save_epoch(tmp_path, begun, SETTINGS, rows_of(train(begun, train_set, test_set, epochs=1, batch_size=4)))
     resumed = new_model(precision=precision)
     assert restore(tmp_path, resumed, SETTINGS) == 1
-    rest = list(train(resumed, train_set, test_set, epochs=2, batch_size=4, first_epoch=1))
+    rest = rows_of(train(resumed, train_set, test_set, epochs=2, batch_size=4, first_epoch=1))
 
-    for row in (history[1], rest[0]):
-        del row["seconds"]
     assert rest == history[1:]
     for expected, variable in zip(everything(whole), everything(resumed)):
         assert np.array_equal(expected, variable), expected.path
@@ -72,7 +72,7 @@ def test_saved_network_is_keras_own_and_is_measured_in_float32(precision, mnist,
     """keras.saving.load_model() alone gives the network and the optimizer; load_network() what is measured."""
     model = new_model(precision=precision)
     train_set, test_set = [(images[:4], labels[:4]) for images, labels in mnist]
-    save_epoch(tmp_path, model, SETTINGS, list(train(model, train_set, test_set, epochs=1, batch_size=4)))
+    save_epoch(tmp_path, model, SETTINGS, rows_of(train(model, train_set, test_set, epochs=1, batch_size=4)))
 
     saved = keras.saving.load_model(tmp_path / MODEL)
     for expected, variable in zip(everything(model), everything(saved), strict=True):

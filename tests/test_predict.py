@@ -16,9 +16,10 @@ from conftest import REFERENCE, ROOT, call, copy_run, make_pipe
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 from sklearn.datasets import load_digits
 
-from data import InputError, preprocess
+from data import preprocess
+from evaluate import run_network
 from predict import ROWS, SURE, answer_in_words, choose_run, draw_predictions, load_trained, run_on_picture
-from support.backend import run_network
+from support.errors import InputError
 from support.pictures import find_ink, prepare_digit, prepare_picture, read_picture
 from support.run_folder import load_network, read_stamp
 

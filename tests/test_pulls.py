@@ -6,9 +6,10 @@ import pandas
 import pytest
 from conftest import STUDY, run_script
 
-from data import InputError, make_targets, preprocess
+from data import make_targets, preprocess
 from experiments import pulls
 from support.backend import reseed
+from support.errors import InputError
 from support.files import locked
 from train import new_model
 

@@ -38,13 +38,11 @@ def test_training_draws_other_masks_in_every_epoch(mnist):
     same = images[:1].repeat(8, axis=0), labels[:1].repeat(8)
     model = new_model()
     model.optimizer.learning_rate = 0.0
-    losses = [row["loss"] for row in train(model, same, same, epochs=3, batch_size=8)]
+    losses = train(model, same, same, epochs=3, batch_size=8).history["loss"]
     assert len({round(loss, 6) for loss in losses}) == 3
-    assert [row["loss"] for row in train(model, same, same, epochs=3, batch_size=8)] == losses
-    resumed = list(train(model, same, same, epochs=3, batch_size=8, first_epoch=1))
-    assert [row["loss"] for row in resumed] == losses[1:]
-    (other,) = train(model, same, same, epochs=1, batch_size=8, seed=1)
-    assert other["loss"] != losses[0]
+    assert train(model, same, same, epochs=3, batch_size=8).history["loss"] == losses
+    assert train(model, same, same, epochs=3, batch_size=8, first_epoch=1).history["loss"] == losses[1:]
+    assert train(model, same, same, epochs=1, batch_size=8, seed=1).history["loss"] != losses[:1]
 
 
 def test_a_notebook_keeps_its_generators_and_its_policy(mnist):
@@ -55,7 +53,7 @@ def test_a_notebook_keeps_its_generators_and_its_policy(mnist):
     np.random.seed(5)
     before = random.getstate(), np.random.get_state()[1].tolist()
     if keras.backend.backend() != "torch":
-        list(train(model, (images[:8], labels[:8]), (images[:8], labels[:8]), epochs=2, batch_size=8))
+        train(model, (images[:8], labels[:8]), (images[:8], labels[:8]), epochs=2, batch_size=8)
         assert (random.getstate(), np.random.get_state()[1].tolist()) == before
     assert keras.config.dtype_policy().name == "float32"
     assert keras.layers.Dense(1).compute_dtype == "float32"
@@ -102,7 +100,7 @@ def test_the_order_of_the_images_depends_on_the_seed_that_train_is_given(mnist, 
         callback = keras.callbacks.LambdaCallback(
             on_train_batch_end=lambda step, logs, seed=seed: step or losses[seed].append(float(logs["loss"]))
         )
-        list(train(model, few, few, epochs=1, batch_size=4, seed=seed, callbacks=[callback]))
+        train(model, few, few, epochs=1, batch_size=4, seed=seed, callbacks=[callback])
     assert losses[1][0] == losses[1][1] != losses[2][0]
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from conftest import REFERENCE, call, metrics
 
-from data import preprocess
-from support.backend import run_network
-from support.run_folder import RUN_FILES, load_network, read_history, settings_of
+from data import DATA, preprocess
+from evaluate import run_network
+from support.data_file import data_entry
+from support.resume import settings_of
+from support.run_folder import RUN_FILES, load_network, read_history
 from train import EPOCHS, new_model, parse_args
 
 SEEDS = [REFERENCE, *sorted((REFERENCE / "seeds").iterdir())]
@@ -57,7 +59,10 @@ def test_the_grey_frame_comes_from_the_padding_of_the_last_convolution(mnist):
 def test_recorded_run_is_the_default_one():
     settings = json.loads((REFERENCE / "settings.json").read_text(encoding="utf-8"))
     settings.pop("starts")
-    assert settings == {**settings_of(new_model(), parse_args([])), "backend": "tensorflow"}
+    assert settings == {
+        **settings_of(new_model(), parse_args([]), data_entry(DATA, DATA.read_bytes())),
+        "backend": "tensorflow",
+    }
 
 
 @pytest.mark.parametrize("folder", SEEDS, ids=lambda folder: folder.name)

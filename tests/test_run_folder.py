@@ -24,20 +24,13 @@ import pytest
 from conftest import REFERENCE, ROOT, call, copy_run, files, run_script
 
 import evaluate
-from data import DATA, InputError
-from support import run_folder
+from data import DATA
+from support import environment, record
+from support.errors import InputError
 from support.files import locked, write_json
-from support.run_folder import (
-    RUN_FILES,
-    RUN_FLAGS,
-    begin,
-    load_network,
-    read_history,
-    read_settings,
-    save_epoch,
-    settings_of,
-    writing,
-)
+from support.record import save_epoch
+from support.resume import begin, settings_of
+from support.run_folder import RUN_FILES, RUN_FLAGS, load_network, read_history, read_settings, writing
 from train import new_model, parse_args
 
 EPOCHS, LIMIT = 3, 64
@@ -420,7 +413,7 @@ def test_the_optimizer_is_recorded_as_it_is(one_epoch):
     assert (settings["optimizer"], settings["momentum"], settings["nesterov"]) == ("SGD", 0.9, True)
     model = new_model()
     model.compile(keras.optimizers.Adam(0.002), loss="mean_squared_error")
-    changed = settings_of(model, argparse.Namespace(data=DATA, **{name: settings[name] for name in RUN_FLAGS}))
+    changed = settings_of(model, argparse.Namespace(**{name: settings[name] for name in RUN_FLAGS}), {})
     assert (changed["optimizer"], changed["beta_1"]) == ("Adam", 0.9)
     assert "momentum" not in changed
 
@@ -590,7 +583,7 @@ def test_the_lock_that_a_training_holds_is_compared_before_it_writes(one_epoch, 
 def test_what_decides_the_rounding_is_recorded_and_a_change_is_said(one_epoch, small_data, tmp_path, monkeypatch):
     copy_run(one_epoch, tmp_path)
     (before,), changed = read_settings(tmp_path)["starts"], {"ONEDNN_MAX_CPU_ISA": "all", "TF_NUM_INTRAOP_THREADS": "7"}
-    assert {name: before[name] for name in run_folder.ROUNDING} == {n: os.environ.get(n) for n in run_folder.ROUNDING}
+    assert {name: before[name] for name in environment.ROUNDING} == {n: os.environ.get(n) for n in environment.ROUNDING}
     for name, value in changed.items():
         monkeypatch.setenv(name, value)
     said = call(*command(tmp_path, small_data, "--resume", epochs=1))
@@ -675,7 +668,7 @@ def test_a_training_holds_its_lock_to_the_end(small_data, tmp_path, monkeypatch)
             refused.append(True)
         save_epoch(folder, *arguments)
 
-    monkeypatch.setattr(run_folder, "save_epoch", save_and_try)
+    monkeypatch.setattr(record, "save_epoch", save_and_try)
     call("train.py", "--output-dir", tmp_path, "--data", small_data, "--epochs", 2, "--limit", 8)
     assert refused == [True, True]
     with locked(tmp_path / ".lock", "train.py"), pytest.raises(InputError, match=r"another train.py is at work"):

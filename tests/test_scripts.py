@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 from conftest import REFERENCE, ROOT, call, copy_run, metrics, succeed
 
-from data import DATA, load_data
-from evaluate import evaluate
-from support.backend import run_network
+from data import DATA, load_data, to_images
+from evaluate import evaluate, run_network
+from support.drawing import save_figure
 from support.run_folder import load_network, read_history
 from train import LOSS_WEIGHTS, new_model, train
-from visualize import draw_confusion_matrix, draw_training, save_figure, to_images
+from visualize import columns, draw_confusion_matrix, draw_training
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -269,7 +269,8 @@ def test_pictures_are_of_the_networks_epoch(trained, small_data, tmp_path):
     images, labels = load_data(small_data)[1]
     probabilities = run_network(load_network(trained)[0], images)["classification"]
     save_figure(
-        draw_training(read_history(trained), LOSS_WEIGHTS, "Seed 0, batches of 32, float32"), tmp_path / "expected.png"
+        draw_training(columns(read_history(trained)), LOSS_WEIGHTS, "Seed 0, batches of 32, float32"),
+        tmp_path / "expected.png",
     )
     assert (tmp_path / "training.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
     save_figure(

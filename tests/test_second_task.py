@@ -16,8 +16,8 @@ import pytest
 from conftest import ROOT, STUDY, metrics, run_script
 from scipy.special import log_softmax, softmax
 
-from data import InputError, batches, epoch_order, make_targets, preprocess
-from evaluate import evaluate
+from data import batches, epoch_order, make_targets, output_shapes, preprocess
+from evaluate import evaluate, run_network
 from experiments import second_task
 from experiments.one_run import (
     BINS,
@@ -41,7 +41,8 @@ from experiments.second_task import (
     write_runs,
 )
 from model import prepare_model
-from support.backend import output_shapes, reseed, run_network
+from support.backend import reseed
+from support.errors import InputError
 from support.run_folder import read_history
 from train import new_model, train
 
@@ -146,7 +147,7 @@ def test_epochs_are_those_of_train(mnist):
     train_set, test_set = (images[:64], labels[:64]), (test_images[:32], test_labels[:32])
     *_, (_, found, _, network) = train_and_measure(new_run("A", (0.9, 0), 3, 64, 4, filters=8), train_set, test_set)
     expected = new_model(3, {"classification": 0.9, "autoencoder": 0}, filters=8)
-    list(train(expected, train_set, test_set, epochs=2, seed=3))
+    train(expected, train_set, test_set, epochs=2, seed=3)
     assert "autoencoder_loss" not in found
     assert network.output_names == ["classification"]
     weights = {weight.path: weight.numpy() for weight in expected.weights}

@@ -11,9 +11,10 @@ from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from support import fonts
-from support.fonts import fonts_for, picture_style
-from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, draw_training, short, show, to_images
+from data import to_images
+from support import drawing
+from support.drawing import picture_style, short
+from visualize import draw_confusion_matrix, draw_mistakes, draw_sheet, draw_training, show
 
 DIGITS = list("0123456789")
 WEIGHTS = {"classification": 0.7, "autoencoder": 0.3}
@@ -32,16 +33,14 @@ def test_ink_does_not_overflow():
 def test_training_shows_what_its_legend_says():
     """Every number of this history is another, so a curve can only be the one that its label names."""
     names = [*NAMES, *(f"val_{name}" for name in NAMES)]
-    history = [
-        {"epoch": epoch, **{name: (k + 1) / (10 * epoch + 30) for k, name in enumerate(names)}} for epoch in (1, 2, 3)
-    ]
+    history = {name: [(k + 1) / (10 * epoch + 30) for epoch in (1, 2, 3)] for k, name in enumerate(names)}
     figure = draw_training(history, WEIGHTS, "A run", 0.9933)
     assert "0.7" in figure.axes[0].get_title()
     assert "0.3" in figure.axes[1].get_title()
     for axes, name in zip(figure.axes, NAMES, strict=True):
         lines = {line.get_label(): line for line in axes.lines}
         for label, key in (("training images", name), ("test images", f"val_{name}")):
-            values = np.array([row[key] for row in history])
+            values = np.array(history[key])
             expected = 100 * (1 - values) if name == "classification_accuracy" else values
             assert np.allclose(lines[label].get_ydata(), expected), label
             assert list(lines[label].get_xdata()) == [1, 2, 3]
@@ -54,8 +53,8 @@ def test_training_shows_what_its_legend_says():
 
 def test_another_run_is_drawn_beside_it():
     """Its test images in a thin line, over all its epochs; nothing where it lacks an output."""
-    history = [{"epoch": 1, **{prefix + name: 0.5 for name in NAMES for prefix in ("", "val_")}}]
-    other = [{"epoch": n, "val_classification_loss": 0.1 * n, "val_classification_accuracy": 0.9} for n in (1, 2)]
+    history = {prefix + name: [0.5] for name in NAMES for prefix in ("", "val_")}
+    other = {"val_classification_loss": [0.1, 0.2], "val_classification_accuracy": [0.9, 0.9]}
     figure = draw_training(history, WEIGHTS, "A run", beside=("outputs/other", other))
     assert "outputs/other" in figure.get_suptitle()
     losses, drawings, wrong = ({line.get_label(): line for line in axes.lines} for axes in figure.axes)
@@ -122,33 +121,46 @@ def test_sheet_shows_each_digit_above_its_reconstruction_under_its_answer(mnist)
     assert "red: wrong" in figure.get_suptitle()
 
 
+def letters_of(name):
+    """The letters that an installed font has, as numbers."""
+    return {*font_manager.get_font(font_manager.findfont(name, fallback_to_default=False)).get_charmap()}
+
+
 def test_class_names_are_no_mathematics_and_their_letters_are_found(capsys, recwarn):
     """US$ and CA$ stay as they are; what no font here has is said in one line, and in no other."""
     names = ["US$", "CA$", "\u0e01\U0001f9ff"]  # a Thai letter and an amulet
-    with picture_style(names):
+    with picture_style():
+        found = set.union(*map(letters_of, matplotlib.rcParams["font.family"]))
         figure = draw_confusion_matrix(np.array([0, 1, 2]), np.array([1, 0, 2]), names)
         figure.savefig(io.BytesIO())
         assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == names
         assert not any(text.get_parse_math() for text in figure.findobj(Text))
-    said = capsys.readouterr().out
-    missing = fonts_for(names)[1]
+    said, missing = capsys.readouterr().out, "".join(letter for letter in names[2] if ord(letter) not in found)
     assert said.count("\n") == bool(missing)
     assert missing in said
-    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    assert not recwarn.list
     assert matplotlib.rcParams["text.parse_math"]
 
 
-def test_a_font_that_has_the_letters_comes_after_matplotlibs_own(monkeypatch):
-    installed = next(font for font in font_manager.fontManager.ttflist if font.name == "STIXGeneral")
-    monkeypatch.setattr(fonts, "WIDE_FONTS", [installed.name])
-    assert fonts_for(["cat"]) == (["DejaVu Sans"], "")
-    only_there = chr(min(fonts.letters_of(installed.name) - fonts.letters_of("DejaVu Sans")))
-    assert fonts_for([only_there]) == (["DejaVu Sans", installed.name], "")
-    with picture_style([only_there]):
-        warnings.simplefilter("error")  # as of a letter that is drawn as an empty box
-        figure = Figure()
-        figure.text(0.5, 0.5, f"a{only_there}")
-        figure.savefig(io.BytesIO())
+def test_a_font_that_has_the_letters_comes_after_matplotlibs_own(monkeypatch, capsys):
+    """Where it is installed, and only for the letters that Matplotlib's own font lacks."""
+    only_there, own, pictures = chr(min(letters_of("STIXGeneral") - letters_of("DejaVu Sans"))), "cat", []
+    for wide in ([], ["not installed"], ["STIXGeneral"]):
+        monkeypatch.setattr(drawing, "WIDE_FONTS", wide)
+        for text in (own, only_there):
+            with picture_style():
+                figure, file = Figure(), io.BytesIO()
+                figure.text(0.5, 0.5, text)
+                figure.savefig(file)
+            pictures.append(file.getvalue())
+        assert (f"No font here has {only_there}: " in capsys.readouterr().out) == (wide != ["STIXGeneral"])
+    assert pictures[0] == pictures[2] == pictures[4]
+    assert pictures[1] == pictures[3] != pictures[5]
+
+
+def test_another_warning_than_that_of_a_missing_letter_is_heard():
+    with pytest.warns(UserWarning, match="something else"), picture_style():
+        warnings.warn("something else", stacklevel=1)
 
 
 def test_a_users_own_settings_do_not_count_and_come_back():

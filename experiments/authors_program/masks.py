@@ -1,9 +1,9 @@
 """What is random in the original, recorded: Dropout's masks, many draws of initial weights, a training's losses.
 
-    old/bin/python experiments/original_masks.py AUTHOR
+    old/bin/python -m experiments.authors_program.masks AUTHOR
 
 Needs the environment of original.py. Writes outputs/reference/original/random.npz, for tests/parity.py: of the masks
-their SHA-256 only, for today's TensorFlow draws the same masks (original_random.py).
+their SHA-256 only, for today's TensorFlow draws the same masks (random_numbers.py).
 """
 
 import hashlib
@@ -13,7 +13,9 @@ import sys
 import keras
 import numpy as np
 from keras import backend
-from original_network import OUTPUT, Gated, load_author, set_up
+
+from experiments.authors_program.network import OUTPUT, Gated, load_author, set_up
+from experiments.authors_program.shared import set_known_weights
 
 NAMES = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "dense", "classification", "decoder", "autoencoder")
 SEED, STEPS, DRAWS = 1, 5, 20
@@ -28,22 +30,12 @@ def weighted(model):
     return [*convolutions[:6], dense, *heads]
 
 
-def set_known_weights(model):
-    """Give the network the weights that keras212.npz began with."""
-    random = np.random.RandomState(20180212)
-    for layer in weighted(model):
-        *window, units_in, units_out = layer.get_weights()[0].shape
-        limit = np.sqrt(6 / (np.prod(window) * (units_in + units_out)))
-        kernel = random.uniform(-limit, limit, layer.get_weights()[0].shape).astype("float32")
-        layer.set_weights([kernel, np.zeros(units_out, "float32")])
-
-
 def record_steps(folder):
     """Train five steps with Dropout at its own rate; returns masks, losses and weights, and outputs without Dropout."""
     set_up(SEED, 1)
     backend.set_learning_phase(1)
     ((x, y), (test_x, _)), model, _ = load_author(folder, Gated)
-    set_known_weights(model)
+    set_known_weights(weighted(model))
     dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     scaled, masks = zip(*(layer.output.op.inputs for layer in dropouts))  # x / 0.9, and 1 or 0
     model._make_train_function()
@@ -91,7 +83,7 @@ def record_initial_weights(folder):
 
 
 def record_course(folder):
-    """Begin a run of stage 2, with all that is random in it; returns the losses of its first batches."""
+    """Begin a run of stage small, with all that is random in it; returns the losses of its first batches."""
     set_up(COURSE_SEED, 1)
     ((x, y), _), model, _ = load_author(folder, Gated)
     chosen, losses = np.tile(np.load(os.path.join(OUTPUT, "images.npy"))[COURSE_SEED], 40), []

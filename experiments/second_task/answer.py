@@ -1,22 +1,17 @@
-"""Make of the recorded runs of the second task an answer: summary.json, one chart a question, and tables.
+"""Make of the recorded runs of the second task an answer: one chart a question, and tables.
 
-    python experiments/answer.py --output-dir outputs/reference/second_task
+    python -m experiments.second_task.answer --output-dir outputs/reference/second_task
 
 Two arms are compared seed by seed: Student's interval of the paired differences, at 95 %, and beside it the one that
 belongs to Wilcoxon's signed ranks, in which a run far from the others counts no more than another.
 """
 
-import json
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 if __name__ == "__main__":
     import support.quiet  # first: it loads Keras without TensorFlow's greeting
 
     support.quiet.need("experiments", "pandas", "scipy", "psutil", "distributed")
+
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -24,21 +19,29 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from scipy import stats
 
-from data import InputError, load_data
 from evaluate import ARTICLE_ACCURACY
-from experiments.second_task import ALL_IMAGES, CALIBRATION, OUTPUT_DIR, RUNS, read_runs
+from experiments.jobs import ROOT
+from experiments.second_task.runs import (
+    ALL_IMAGES,
+    ALONE,
+    BOTH,
+    CALIBRATION,
+    LARGE,
+    LARGER,
+    OUTPUT_DIR,
+    RUNS,
+    read_runs,
+)
 from support import cli
-from support.files import write_json
-from support.fonts import picture_style
+from support.drawing import picture_style, save_figure
+from support.errors import InputError
 from train import BATCH_SIZE, EPOCHS
-from visualize import save_figure
 
 LEVEL = 0.95
 INTERVAL = "difference (95 % interval)"
 EPOCH = ALL_IMAGES // BATCH_SIZE
-THEIRS = Path("outputs/reference/original/runs.csv")  # the author's program, by experiments/original.py
-BOTH, ALONE, EQUAL, LARGER, LARGE = "0.9 0.1", "0.9 0", "0.5 0.5", "0.9 1", "0.9 10"
-PAIRS = [(BOTH, ALONE), (LARGER, ALONE), (LARGE, ALONE), (BOTH, EQUAL)]
+THEIRS = Path("outputs/reference/original/runs.csv")  # the author's program
+PAIRS = [(BOTH, ALONE), (LARGER, ALONE), (LARGE, ALONE)]
 PAIRS += [("U10", "L0"), ("U10", "L10"), ("U1", "L0"), ("L10", "L0")]  # L: labelled images only, U: and others
 LOSSES = {"classification_loss": "cross-entropy", "autoencoder_loss": "squared error"}
 MEASURES = {"errors": "errors", **LOSSES, **{name: name.replace("_", " ") for name in CALIBRATION}}
@@ -72,7 +75,7 @@ def load(folder):
     """
     rows = read_runs(folder / RUNS)
     if rows.empty:
-        raise InputError(f"no runs in {folder / RUNS}: python experiments/second_task.py makes some")
+        raise InputError(f"no runs in {folder / RUNS}: python -m experiments.second_task.runs makes some")
     first, second = (rows[f"{output}_weight"].map("{:g}".format) for output in ("classification", "autoencoder"))
     labelled = np.where(rows["unlabelled"] > 0, "U", "L") + second
     rows["arm"] = np.where(rows["part"] == "E", labelled, first + " " + second)
@@ -99,7 +102,7 @@ def signed_ranks(differences):
     return {"median": np.median(means), "median_from": low, "median_to": high}
 
 
-def compare(values, baseline):
+def compare_pairs(values, baseline):
     """Return what two arms, arrays over the same seeds, at least 2, say of their difference, as a dict."""
     differences, test = np.subtract(values, baseline), stats.ttest_rel(values, baseline)
     low, high = test.confidence_interval(LEVEL)
@@ -127,7 +130,7 @@ def comparisons(rows):
                 if len(pairs) > 1:
                     names = dict(zip(("part", "filters", "images", "steps"), key))
                     names |= {"measure": measure, "arm": arm, "baseline": baseline}
-                    found.append({**names, **compare(pairs[arm].array, pairs[baseline].array)})
+                    found.append({**names, **compare_pairs(pairs[arm].array, pairs[baseline].array)})
     found = pandas.DataFrame(found)
     primary = found.query("part == 'E' and filters == 64 and measure == 'errors' and arm == 'U10'").index
     found.loc[primary, "p_holm"] = holm(found.loc[primary, "p"].to_numpy())  # over the four that the plan names
@@ -161,7 +164,7 @@ def compare_steps(rows):
         steps = of_part.groupby(["arm", "seed"])[["steps", "errors", "test_images"]].apply(steps_until)
         pairs = np.log(steps.unstack("arm").reindex(columns=[BOTH, ALONE])).dropna()
         if len(pairs) > 1 and (pairs[BOTH] != pairs[ALONE]).any():
-            compared = compare(pairs[BOTH].array, pairs[ALONE].array)
+            compared = compare_pairs(pairs[BOTH].array, pairs[ALONE].array)
             found.append({"part": part, "measure": "steps", **{name: np.exp(compared[name]) for name in names}})
     return pandas.DataFrame(found, columns=["part", "measure", *names])
 
@@ -282,7 +285,7 @@ def table_of_results(rows):
         right = [f"{1 - errors / 10_000:.2%}".replace("%", " %") for errors in (mean, greatest, least)]
         return name, "{} ({} to {})".format(*right), f"{mean:.0f} ({least:.0f} to {greatest:.0f})"
 
-    theirs = pandas.read_csv(ROOT / THEIRS).query("stage == 3")
+    theirs = pandas.read_csv(ROOT / THEIRS).query("stage == 'whole'")
     whole = theirs.groupby("seed").filter(lambda run: len(run) == EPOCHS)
     groups = [("the author's program", f"run again (Keras 2.1.2, {whole['seed'].nunique()} runs)", whole)]
     groups += [(name, "5 seeds", rows[rows["arm"] == arm]) for arm, name in ARMS.items()]
@@ -406,53 +409,29 @@ def draw_first_steps(rows, found):
     return figure
 
 
-def draw_speed(rows, found):
-    """Draw part C at equal weights: each loss as a share of its untrained value. Returns the figure."""
-    figure, ((axes,),) = new_figure("Which task learns faster? Equal weights, mean and range of 5 seeds", (8, 5), 1, 1)
-    for loss, color in zip(LOSSES, ("tab:brown", "tab:cyan")):
-        losses = rows.query(f"part == 'C' and arm == '{EQUAL}'").pivot(index="seed", columns="steps", values=loss)
-        shares = 100 * losses.div(losses[0], axis=0)
-        axes.plot(shares.columns, shares.mean(), "o-", color=color, label=LOSSES[loss])
-        axes.fill_between(shares.columns, shares.min(), shares.max(), color=color, alpha=0.2)
-    grey = (load_data()[1][0] / 255).var() / losses[0].mean()
-    axes.axhline(100 * grey, color=color, linestyle=":", label="squared error of a uniform grey")
-    axes.set_xscale("symlog", linthresh=25)
-    axes.set_xticks(shares.columns, [*map(str, shares.columns)])
-    axes.set(xlabel="training steps (linear up to 25, then logarithmic)", xlim=(0, None))
-    axes.set_ylabel("test loss, untrained = 100 % (logarithmic)")
-    make_logarithmic(axes, (1, 2, 5), "{x:g} %")
-    axes.legend(fontsize=11)
-    return figure
-
-
-def answer(folder):
-    """Write summary.json and the charts of the parts that are there; returns the files' names, and the tables."""
-    rows = load(folder)
-    found, parts = comparisons(rows), {*rows["part"]}
-    write_json(folder / "summary.json", json.loads(found.to_json(orient="records", double_precision=15)))
+def draw(rows, found):
+    """Return the charts of the parts that are there, figures by their files' names."""
     charts = {
         "A": ("errors.png", draw_errors),
         "B": ("weights.png", draw_weights),
-        "C": ("speed.png", draw_speed),
         "C2": ("first_steps.png", draw_first_steps),
         "E": ("labels.png", draw_labels),
     }
-    written = ["summary.json"]
-    for name, draw in (chart for part, chart in charts.items() if part in parts):
-        save_figure(draw(rows, found), folder / name)
-        written.append(name)
-    return written, tables(rows, found)
+    return {name: draw_part(rows, found) for part, (name, draw_part) in charts.items() if part in {*rows["part"]}}
 
 
 def main(argv=None):
     parser = cli.ArgumentParser(__doc__)
     parser.set_defaults(output_dir=OUTPUT_DIR)
     folder = parser.parse_args(argv).output_dir
+    rows = load(folder)
+    found = comparisons(rows)
     with picture_style():
-        written, made = answer(folder)
-    for name, table in made.items():
+        for name, figure in draw(rows, found).items():
+            save_figure(figure, folder / name)
+    for name, table in tables(rows, found).items():
         print(f"{name}:\n{table}\n")
-    print(f"Wrote {', '.join(written)} to {folder}.")
+    print(f"Wrote the charts to {folder}.")
 
 
 if __name__ == "__main__":

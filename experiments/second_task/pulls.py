@@ -1,46 +1,37 @@
 """How strongly does each task pull at the six shared convolutions? Gradients along a training, at three weights.
 
-    python experiments/pulls.py --workers 2      all runs: some two hours of a core
-    python experiments/pulls.py --quick          two runs in miniature, in a minute
+    python -m experiments.second_task.pulls --workers 2 --threads 1      all runs: some two hours of a core
 
-A run is one of the study (second_task.py) with all images, measured over its first 800 steps. The network recorded in
+A run is one of the study (runs.py) with all images, measured over its first 800 steps. The network recorded in
 outputs/reference, seed 0 with the article's weight, is measured too, after its 20 epochs. Writes pulls.csv, after each
 run, pulls_of_batches.csv and pulls.png. Stop it at any time: the same command goes on with it.
 """
 
-import multiprocessing
-import os
-import signal
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
-
-if __name__ in ("__main__", "__mp_main__"):  # a worker loads this file, too
+if __name__ in ("__main__", "__mp_main__"):  # a worker of Dask's loads this file, too
     import support.quiet  # first: it loads Keras without TensorFlow's greeting
 
     support.quiet.need("experiments", "pandas", "scipy", "psutil", "distributed")
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pandas
-from one_run import origin, train_and_measure
-from second_task import ALL_IMAGES, new_run
 
-from data import InputError, load_data, make_targets, preprocess
-from experiments.answer import markdown_table, new_figure
+from data import load_data, make_targets, preprocess
+from experiments import jobs
+from experiments.second_task.answer import markdown_table, new_figure
+from experiments.second_task.runs import ALL_IMAGES, new_run, origin, train_and_measure
 from model import CLASS_NUM
 from support import cli
 from support.backend import keras_settings, reseed
+from support.drawing import picture_style, save_figure
+from support.errors import InputError
 from support.files import atomic_write, locked
-from support.fonts import picture_style
 from train import BATCH_SIZE, EPOCHS, new_model
-from visualize import save_figure
 
 OUTPUT_DIR = Path("outputs/pulls")
-QUICK_DIR = Path("outputs/pulls_quick")
-RECORDED = ROOT / "outputs" / "reference" / "model.keras"  # 20 epochs with WEIGHTS[0], seed 0
+RECORDED = jobs.ROOT / "outputs" / "reference" / "model.keras"  # 20 epochs with WEIGHTS[0], seed 0
 CSV, CSV_RECORDED, PICTURE = "pulls.csv", "pulls_of_batches.csv", "pulls.png"
 CLASSIFICATION = 0.9
 WEIGHTS = (0.1, 1, 10)  # of the second task, beside CLASSIFICATION; the first is the article's
@@ -94,23 +85,28 @@ def pulls(probes, weights, images, labels):
     return pandas.DataFrame(found, columns=FOUND)
 
 
-def do(job):
-    """Do a run, on a worker; returns its rows."""
-    weight, seed, steps, batches = job
+def plan():
+    """Return the jobs: the batches of the recorded network, and of each run the weight, the seed, steps and batches."""
+    runs = [
+        {"weight": weight, "seed": seed, "steps": STEPS, "batches": BATCHES} for seed in SEEDS for weight in WEIGHTS
+    ]
+    return [{"batches": BATCHES_RECORDED}, *runs]
+
+
+def do_job(job, threads):
+    """Do a job of plan(); returns its rows: of a run one for each of its steps, of the recorded network one a batch."""
     train_set, test_set, _ = load_data()
-    measured_on = [part[: batches * BATCH_SIZE] for part in train_set]
-    run = new_run("pulls", (CLASSIFICATION, weight), seed, ALL_IMAGES, steps[-1], measured_at=steps)
-    probes, rows = new_probes(weight), []
+    measured_on = [part[: job["batches"] * BATCH_SIZE] for part in train_set]
+    if "weight" not in job:
+        weights = keras.saving.load_model(RECORDED).get_weights()
+        return pulls(new_probes(WEIGHTS[0]), weights, *measured_on).to_dict("records")
+    arm, steps = f"{CLASSIFICATION} {job['weight']}", job["steps"]
+    run = new_run("pulls", arm, job["seed"], ALL_IMAGES, steps[-1], measured_at=steps)
+    probes, rows = new_probes(job["weight"]), []
     for step, _, _, network in train_and_measure(run, train_set, [part[:BATCH_SIZE] for part in test_set]):
         found = pulls(probes, network.get_weights(), *measured_on).median().to_dict()
-        rows.append({"weight": weight, "seed": seed, "steps": step, **found, **origin(1)})
+        rows.append({"weight": job["weight"], "seed": job["seed"], "steps": step, **found, **origin(threads)})
     return rows
-
-
-def do_recorded(batches):
-    """Measure the recorded network, on a worker; returns a row for each batch."""
-    images, labels = (part[: batches * BATCH_SIZE] for part in load_data()[0])
-    return pulls(new_probes(WEIGHTS[0]), keras.saving.load_model(RECORDED).get_weights(), images, labels)
 
 
 def tables(rows, recorded):
@@ -172,41 +168,37 @@ def read(path, columns):
     return rows
 
 
-def measure_all(folder, workers, quick):
-    """Do what is not yet recorded in a folder; returns both tables, as they are read again."""
-    path, path_recorded = folder / CSV, folder / CSV_RECORDED
-    rows, recorded = read(path, [*KEY, *FOUND]), read(path_recorded, FOUND)
-    done = set(zip(rows["weight"], rows["seed"]))
-    jobs = [(weight, seed, STEPS, BATCHES) for seed in SEEDS for weight in WEIGHTS]
-    if quick:
-        jobs = [(weight, seed, [0, 2], 2) for weight, seed, *_ in jobs[:2]]
-    jobs = [job for job in jobs if job[:2] not in done]
-    os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}  # of the workers
-    ignore = signal.SIGINT, signal.SIG_IGN  # Ctrl-C is for this process, which ends the workers
-    with multiprocessing.get_context("spawn").Pool(workers, signal.signal, ignore, maxtasksperchild=1) as pool:
-        if recorded.empty:
-            write(path_recorded, pool.apply(do_recorded, [2 if quick else BATCHES_RECORDED]))
-        for found in pool.imap_unordered(do, jobs):
-            rows = pandas.concat([rows, pandas.DataFrame(found)]) if len(rows) else pandas.DataFrame(found)
-            write(path, rows.sort_values(KEY))
-            print("weight {weight:g}, seed {seed}: done".format(**found[0]), flush=True)
-    return read(path, [*KEY, *FOUND]), read(path_recorded, FOUND)
-
-
-def main(argv=None):
+def main(argv=None, planned=None):
+    """The program. planned: the jobs, by default plan()."""
     parser = cli.ArgumentParser(__doc__)
     parser.set_defaults(output_dir=OUTPUT_DIR)
-    parser.add_argument("--quick", action="store_true", help=f"two runs of two steps, in {QUICK_DIR}")
-    parser.add_argument("--workers", type=cli.number(int, 1), default=1, help="runs at a time (default: 1)")
+    jobs.add_flags(parser)
     args = parser.parse_args(argv)
-    if args.quick and args.output_dir == OUTPUT_DIR:
-        args.output_dir = QUICK_DIR
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    with locked(args.output_dir / ".lock", "pulls.py"):
-        rows, recorded = measure_all(args.output_dir, args.workers, args.quick)
-    with picture_style():
-        save_figure(draw(rows, recorded), args.output_dir / PICTURE)
-    print(*tables(rows, recorded), f"Wrote {CSV}, {CSV_RECORDED} and {PICTURE} to {args.output_dir}.", sep="\n\n")
+    if args.job:
+        return jobs.answer(args.job, do_job)
+    args.output_dir = folder = args.output_dir.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock", "pulls.py"):
+        rows, recorded = read(folder / CSV, [*KEY, *FOUND]), read(folder / CSV_RECORDED, FOUND)
+        done = {*zip(rows["weight"], rows["seed"]), *([None] if len(recorded) else [])}
+
+        def key(job):
+            return (job["weight"], job["seed"]) if "weight" in job else None
+
+        def record(found):
+            nonlocal rows
+            found = pandas.DataFrame(found)
+            if "weight" not in found:
+                return write(folder / CSV_RECORDED, found)
+            rows = pandas.concat([rows, found]) if len(rows) else found
+            write(folder / CSV, rows.sort_values(KEY))
+
+        if tasks := [[job] for job in planned or plan() if key(job) not in done]:
+            jobs.do_tasks("experiments.second_task.pulls", tasks, args, record)
+        rows, recorded = read(folder / CSV, [*KEY, *FOUND]), read(folder / CSV_RECORDED, FOUND)
+        with picture_style():
+            save_figure(draw(rows, recorded), folder / PICTURE)
+    print(*tables(rows, recorded), f"Wrote {CSV}, {CSV_RECORDED} and {PICTURE} to {folder}.", sep="\n\n")
 
 
 if __name__ == "__main__":

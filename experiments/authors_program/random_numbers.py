@@ -8,14 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from experiments.authors_program.shared import glorot_limit
+
 ORDER = [f"{kind}{n}" for n in range(1, 6) for kind in ("conv", "dropout")]  # in which the author makes them
 ORDER += ["conv6", "dense", "classification", "decoder", "autoencoder"]
-
-
-def glorot_limit(kernel):
-    """Return the greatest value of Glorot's uniform distribution for a kernel."""
-    *window, units_in, units_out = kernel.shape
-    return np.sqrt(6 / (np.prod(window) * (units_in + units_out)))
 
 
 def take(model, seed, batch_size=32):
@@ -34,7 +30,7 @@ def take(model, seed, batch_size=32):
                 shape = (batch_size, *layer.output.shape[1:])
                 masks[name] = tf.floor(np.float32(1 - layer.rate) + tf.random.uniform(shape, seed=number))
             else:
-                limit = glorot_limit(layer.kernel)
+                limit = glorot_limit(layer.kernel.shape)
                 kernels[name] = tf.random.uniform(layer.kernel.shape, -limit, limit, seed=number)
         session = tf.compat.v1.Session()
         initial = session.run(kernels)

@@ -14,7 +14,9 @@ import tensorflow as tf
 from keras import backend
 from keras.optimizers import SGD
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from experiments.authors_program.shared import CUT
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 OUTPUT = os.path.join(ROOT, "outputs", "reference", "original")
 SHA256 = {
     "data_gen.py": "e74cfadfbd7d61225b0151f3fd1e09ef58599af97ec1f4ea57a1357882d7fd48",
@@ -68,5 +70,5 @@ def measure(model, x, targets):
     probabilities, drawings = model.predict(x, batch_size=500)
     of_truth = probabilities[np.arange(len(x)), labels.argmax(axis=1)].astype("float64")
     errors = int((probabilities.argmax(axis=1) != labels.argmax(axis=1)).sum())
-    losses = [-np.log(of_truth.clip(least, 1 - least)).mean() for least in (1e-7, np.finfo("float32").tiny)]
+    losses = [-np.log(of_truth.clip(least, 1 - least)).mean() for least in (CUT, np.finfo("float32").tiny)]
     return [errors, *losses, np.square(drawings - images).mean(dtype="float64")]
