@@ -38,7 +38,7 @@ def run_network(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]
             x = keras.tree.pack_sequence_as(model.input, [preprocess(images)])  # in a list, if the network was loaded
             outputs = model.predict_on_batch(x)
         else:
-            outputs = model.predict(feed(lambda: batches(images, None, batch_size)), steps=steps, verbose=0)
+            outputs = model.predict(feed(lambda: batches(images, None, batch_size), steps), steps=steps, verbose=0)
     return dict(zip(model.output_names, keras.tree.flatten(outputs)))
 
 
@@ -75,7 +75,7 @@ def measure_others(model, images, labels):
     others = tuple(name for name in model.output_names if name not in ("classification", "autoencoder"))
     (batch_size, steps), outputs = even_batches(len(images)), output_shapes(model)
     with keras_settings():
-        x = feed(lambda: batches(images, labels, batch_size, outputs=outputs))
+        x = feed(lambda: batches(images, labels, batch_size, outputs=outputs), steps)
         measured = model.evaluate(x, steps=steps, return_dict=True, verbose=0)
     return {name: round(value, 6) for name, value in measured.items() if name.startswith(others)}
 

@@ -106,10 +106,6 @@ def train(
         for epoch in itertools.count(first_epoch):
             yield from batches(*train_set, batch_size, epoch_order(count, seed, epoch), outputs)
 
-    def test_batches():
-        while True:
-            yield from batches(*test_set, test_batch_size, outputs=outputs)
-
     ours = [StopAtNaN(), Reseed(seed), *([ProgressBar()] if verbose else [])]
     with keras_settings():
         return model.fit(
@@ -118,7 +114,7 @@ def train(
             initial_epoch=first_epoch,
             epochs=epochs,
             shuffle=False,  # epoch_order() has done it
-            validation_data=feed(test_batches),
+            validation_data=feed(lambda: batches(*test_set, test_batch_size, outputs=outputs), test_steps),
             validation_steps=test_steps,
             callbacks=[*ours, *callbacks],
             verbose=0,

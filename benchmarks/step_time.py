@@ -1,42 +1,30 @@
 """Measure what the second task costs: the time of a training step with and without the decoder.
 
-    python benchmarks/step_time.py --output-dir outputs/second_task
+    python -m benchmarks.step_time --output-dir outputs/second_task
 
 The two networks take turns, round after round, and the ratio is taken within a round, so that a machine
 that is slower for a while favours neither. Writes step_time.json. Wants an idle machine.
 """
 
-import statistics
-import sys
-import time
-from pathlib import Path
-
-import numpy as np
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 if __name__ == "__main__":
     import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
+import statistics
+import time
+from pathlib import Path
+
 import keras
+import numpy as np
 
 from data import load_data, make_targets, preprocess
+from experiments.steps import without_decoder
 from support import cli
 from support.environment import environment
 from support.files import write_json
-from train import BATCH_SIZE, LEARNING_RATE, MOMENTUM, new_model
+from train import BATCH_SIZE, new_model
 
 OUTPUT_DIR = Path("outputs/second_task")
 ROUNDS, STEPS = 7, 150
-
-
-def without_decoder(model):
-    """Return the classifier alone, compiled as the whole network is: its layers up to the classification."""
-    alone = keras.Model(model.input, model.get_layer("classification").output)
-    optimizer = keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM, nesterov=True)
-    alone.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
-    return alone
 
 
 def time_steps(rounds=ROUNDS, steps=STEPS):
@@ -47,7 +35,7 @@ def time_steps(rounds=ROUNDS, steps=STEPS):
     whole = new_model()
     contestants = {
         "with_decoder": (whole, tuple(targets.values())),
-        "without_decoder": (without_decoder(new_model()), targets["classification"]),
+        "without_decoder": (without_decoder(new_model(), metrics=["accuracy"]), (targets["classification"],)),
     }
     milliseconds = {name: [] for name in contestants}
     clock = {}

@@ -1,13 +1,16 @@
 """Measure how many images a second the network trains on, in this project and in other ways to write it.
 
-    python benchmarks/throughput.py            up to an hour on two cores
-    python benchmarks/throughput.py --quick    some minutes: one round, short epochs, rough figures
+    python -m benchmarks.throughput            up to an hour on two cores
+    python -m benchmarks.throughput --quick    some minutes: one round, short epochs, rough figures
 
 Every contestant trains in a process of its own, on real batches of 32, and is warmed up before the
 clock starts. They take turns, round after round, and the ratio of two is taken within a round, so
 that a machine that is slower for a while does not favour either. Needs benchmarks/requirements.txt.
 Writes throughput.json and throughput.png to the output directory.
 """
+
+if __name__ == "__main__":
+    import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
 import argparse
 import importlib.util
@@ -20,12 +23,6 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-if __name__ == "__main__":
-    import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
 
 from matplotlib.figure import Figure
 
@@ -167,13 +164,13 @@ def time_contestant(contestant, images):
 
 
 def in_a_process(backend, *arguments):
-    """Run this script anew with an option of its own, and return what it measured.
+    """Run this program anew with an option of its own, and return what it measured.
 
     backend: Keras' own, so that PyTorch's contestants have no TensorFlow beside them.
     """
-    command = [sys.executable, __file__, *map(str, arguments)]
+    command = [sys.executable, "-m", "benchmarks.throughput", *map(str, arguments)]
     environment = {**os.environ, "KERAS_BACKEND": backend}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=cli.ROOT)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise InputError(f"{' '.join(map(str, arguments))} ended with status {done.returncode}: {last}")

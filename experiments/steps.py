@@ -24,9 +24,9 @@ def train_steps(network, images, labels, indices, before_step=lambda step: None,
         yield {name: float(value) for name, value in measured.items()}
 
 
-def without_decoder(network, weight=1.0):
+def without_decoder(network, weight=1.0, metrics=None):
     """Return a network's layers up to the classification, compiled like the whole. weight: of its loss."""
     alone = keras.Model(network.input, [network.get_layer("classification").output])
     optimizer = keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM, nesterov=True)
-    alone.compile(optimizer, loss=["categorical_crossentropy"], loss_weights=[weight])
+    alone.compile(optimizer, loss=["categorical_crossentropy"], loss_weights=[weight], metrics=metrics)
     return alone

@@ -26,13 +26,30 @@ def keras_settings(precision="float32"):
         yield
 
 
-def feed(make_batches):
+class Batches(keras.utils.PyDataset):
+    """Batches in their order, and from the first on when the first is asked for again: a generator has but one pass."""
+
+    def __init__(self, make_batches, count):
+        super().__init__()
+        self.make_batches, self.count = make_batches, count
+
+    @property
+    def num_batches(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if index == 0:
+            self.batches = self.make_batches()
+        return next(self.batches)
+
+
+def feed(make_batches, count=None):
     """Return batches as Keras' fit, evaluate and predict take them on the present backend.
 
-    make_batches: a function that returns an iterator over batches, tuples of arrays.
+    make_batches: a function that returns an iterator over batches, tuples of arrays; over `count`, or without end.
     """
     if keras.backend.backend() != "tensorflow":
-        return make_batches()
+        return Batches(make_batches, count)
 
     signature = keras.tree.map_structure(
         lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), next(make_batches())

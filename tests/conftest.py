@@ -54,14 +54,19 @@ def small_data(mnist, tmp_path_factory):
 
 
 def run_script(script, *arguments, **environment):
-    """Run one of the project's scripts as its user would; returns the finished process, output as text."""
+    """Run one of the project's scripts as its user would; returns the finished process, output as text.
+
+    What is no file, "benchmarks.throughput", is a module, which is run in the project's folder.
+    """
+    is_file = script.endswith(".py")
     return subprocess.run(
-        [sys.executable, ROOT / script, *map(str, arguments)],
+        [sys.executable, *([ROOT / script] if is_file else ["-m", script]), *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
         stdin=subprocess.DEVNULL,
         env={**os.environ, **environment},
+        cwd=None if is_file else ROOT,
     )
 
 

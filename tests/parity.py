@@ -12,36 +12,30 @@ import keras
 import numpy as np
 
 from data import batches, load_data, output_shapes, preprocess
+from experiments.authors_program.shared import set_known_weights
+from experiments.steps import train_steps
 from model import prepare_model
 from train import compile_model
 
 RECORDED = Path(__file__).with_name("keras212.npz")
 RANDOM = Path(__file__).parent.parent / "outputs" / "reference" / "original" / "random.npz"
-SEED, COURSE_SEED = 1, 0  # as in experiments/original_masks.py
+SEED, COURSE_SEED = 1, 0  # as in experiments/authors_program/masks.py
 WEIGHTED = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "dense", "classification", "decoder", "autoencoder")
-
-
-def known_weights(layer, random):
-    """The weights that the recording began with: Glorot-uniform kernels from a NumPy generator, biases 0."""
-    *window, units_in, units_out = layer.kernel.shape
-    limit = np.sqrt(6 / (np.prod(window) * (units_in + units_out)))
-    return [random.uniform(-limit, limit, layer.kernel.shape).astype("float32"), np.zeros(units_out, "float32")]
+LOSSES = ("loss", "classification_loss", "autoencoder_loss")
 
 
 def compiled(model):
     """The network, compiled, with the weights that both recordings began with."""
-    random = np.random.RandomState(20180212)
-    for name in WEIGHTED:
-        model.get_layer(name).set_weights(known_weights(model.get_layer(name), random))
+    set_known_weights([model.get_layer(name) for name in WEIGHTED])
     return compile_model(model)
 
 
-def differences(model, recorded, before_step=lambda: None):
+def differences(model, recorded, before_step=lambda step: None):
     """Do what was recorded, five training steps among it; returns the largest absolute difference by key.
 
     And that of the losses of steps 1 to 3 alone.
     """
-    (train_images, train_labels), (test_images, test_labels), _ = load_data()
+    train_set, (test_images, test_labels), _ = load_data()
     found = {}
 
     def outputs(moment):
@@ -50,17 +44,12 @@ def differences(model, recorded, before_step=lambda: None):
             keras.ops.convert_to_numpy, (classification, autoencoder)
         )
 
-    def losses(measured):
-        return [measured[name] for name in ("loss", "classification_loss", "autoencoder_loss")]
-
     outputs("test")
     x, targets = next(batches(test_images[:32], test_labels[:32], 32, outputs=output_shapes(model)))
-    found["test_losses"] = losses(model.test_on_batch(x, targets, return_dict=True))
-    found["train_losses"] = []
-    for x, targets in batches(train_images[:160], train_labels[:160], 32, outputs=output_shapes(model)):
-        before_step()
-        model.reset_metrics()
-        found["train_losses"].append(losses(model.train_on_batch(x, targets, return_dict=True)))
+    measured = model.test_on_batch(x, targets, return_dict=True)
+    found["test_losses"] = [measured[name] for name in LOSSES]
+    steps = train_steps(model, *train_set, np.arange(160).reshape(5, 32), before_step)
+    found["train_losses"] = [[measured[name] for name in LOSSES] for measured in steps]
     for name in WEIGHTED:
         kernel, found[f"bias_{name}"] = model.get_layer(name).get_weights()
         found[f"kernel_{name}"] = kernel.ravel()[::97]
@@ -77,13 +66,13 @@ def dropouts_of(model):
 
 def with_the_originals_masks():
     """The differences from what was recorded with Dropout at the author's rate, its masks given to today's network."""
-    from experiments import original_random  # here, for it needs TensorFlow
+    from experiments.authors_program import random_numbers  # here, for it needs TensorFlow
 
     model, recorded = prepare_model(), np.load(RANDOM, allow_pickle=False)
-    next_masks, _ = original_random.take(model, SEED)
+    next_masks, _ = random_numbers.take(model, SEED)
     hashes = iter(recorded["mask_sha256"].tolist())
 
-    def before_step():
+    def before_step(step):
         assert [hashlib.sha256(np.packbits(mask)).hexdigest() for mask in next_masks().values()] == next(hashes)
 
     return differences(compiled(model), recorded, before_step)
@@ -91,19 +80,15 @@ def with_the_originals_masks():
 
 def course(steps):
     """The losses (steps, 2) of a training with all that is random, from the seed and images that were recorded."""
-    from experiments import original_random
+    from experiments.authors_program import random_numbers
 
-    (images, labels), _, _ = load_data()
+    train_set, _, _ = load_data()
     model = compile_model(prepare_model())
-    next_masks, random = original_random.take(model, COURSE_SEED)
-    chosen = np.tile(np.load(RANDOM.with_name("images.npy"))[COURSE_SEED], 40)
-    chosen, losses = original_random.shuffled(random, chosen)[: 32 * steps], []
-    for x, targets in batches(images[chosen], labels[chosen], 32, outputs=output_shapes(model)):
-        next_masks()
-        model.reset_metrics()
-        measured = model.train_on_batch(x, targets, return_dict=True)
-        losses.append([measured["classification_loss"], measured["autoencoder_loss"]])
-    return np.array(losses, dtype=float)
+    next_masks, random = random_numbers.take(model, COURSE_SEED)
+    chosen = random_numbers.shuffled(random, np.tile(np.load(RANDOM.with_name("images.npy"))[COURSE_SEED], 40))
+    indices = chosen.reshape(-1, 32)[:steps]
+    measured = train_steps(model, *train_set, indices, lambda step: next_masks())
+    return np.array([[step[name] for name in LOSSES[1:]] for step in measured])
 
 
 def without_dropout():

@@ -5,12 +5,15 @@ import itertools
 import numpy as np
 import pandas
 import pytest
-from conftest import ROOT, STUDY
+from conftest import STUDY
 from scipy import stats
 
 from data import load_data, preprocess
-from experiments import answer, faithful
-from experiments.answer import ALONE, BOTH, EARLY, LARGE, LATE, compare, comparisons, holm, load, signed, signed_ranks
+from experiments.authors_program import comparison
+from experiments.authors_program.shared import BLIND, course
+from experiments.second_task import answer
+from experiments.second_task.answer import EARLY, LATE, compare_pairs, comparisons, holm, load, signed, signed_ranks
+from experiments.second_task.runs import ALONE, BOTH, LARGE
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ def test_signed_ranks_interval_is_what_wilcoxons_test_does_not_reject():
 
 def test_interval_by_hand():
     """Of differences 1, 2, 3: mean 2, standard deviation 1, so a standard error of 0.577, times Student's 4.303."""
-    found = compare(np.array([11, 22, 33]), np.array([10, 20, 30]))
+    found = compare_pairs(np.array([11, 22, 33]), np.array([10, 20, 30]))
     assert (found["pairs"], found["mean"], found["baseline_mean"], found["difference"]) == (3, 22, 20, 2)
     assert (found["from"], found["to"]) == pytest.approx((-0.484, 4.484), abs=1e-3)
 
@@ -128,7 +131,7 @@ def first_of(arm):
     return pairs_of(arm, ALONE if arm == BOTH else BOTH, part="A", steps=1875)[0]
 
 
-def test_charts_show_means_and_paired_differences(recorded, mnist):
+def test_charts_show_means_and_paired_differences(recorded):
     figure = answer.draw_weights(*recorded)
     upper, _, lower, _ = figure.axes
     values = [pairs_of(arm, ALONE, part="B") for arm in (BOTH, "0.9 1", LARGE)]
@@ -150,12 +153,6 @@ def test_charts_show_means_and_paired_differences(recorded, mnist):
     lines = {line.get_label(): line.get_ydata()[0] for line in left.lines}
     assert lines == {"both tasks": first[0].mean(), "the classifier alone": first[1].mean()}
     assert right.containers[0][0].get_ydata()[0] == pytest.approx((first[0] - first[1]).mean())
-
-    (axes,) = answer.draw_speed(*recorded).axes
-    begin, end = (pairs_of("0.5 0.5", BOTH, "autoencoder_loss", part="C", steps=steps)[0] for steps in (0, 1875))
-    assert axes.lines[1].get_ydata()[-1] == pytest.approx(100 * (end / begin).mean())
-    grey = ((mnist[1][0] / 255 - (mnist[1][0] / 255).mean()) ** 2).mean()
-    assert axes.lines[2].get_ydata()[0] == pytest.approx(100 * grey / begin.mean())
 
 
 def test_charts_of_few_labels_and_of_the_first_steps(recorded):
@@ -180,12 +177,14 @@ def test_charts_of_few_labels_and_of_the_first_steps(recorded):
 @pytest.mark.filterwarnings("ignore")  # of so few pairs SciPy says that they are few
 @pytest.mark.parametrize("query", ["seed < 2", "part == 'A'", "part not in ('C2', 'F') or autoencoder_weight == 0.1"])
 def test_a_study_that_is_small_or_not_done_is_answered_too(query, tmp_path):
-    """As after --quick: few seeds, few images, and fewer errors than 2,000 from the first measurement on."""
+    """In miniature: few seeds, few images, and fewer errors than 2,000 from the first measurement on."""
     rows = pandas.read_csv(STUDY / "runs.csv", keep_default_na=False).query(query)
     small = rows.assign(errors=rows["errors"] // 50, images=rows["images"].replace({60_000: 640, 1000: 64, 100: 20}))
     small.to_csv(tmp_path / "runs.csv", index=False)
-    written, tables = answer.answer(tmp_path)
-    assert "errors.png" in written
+    rows = answer.load(tmp_path)
+    found = answer.comparisons(rows)
+    tables = answer.tables(rows, found)
+    assert "errors.png" in answer.draw(rows, found)
     assert "More accurate at the end?" in tables["answers"]
     assert "Faster?" not in tables["answers"]
 
@@ -232,13 +231,13 @@ def test_equivalence_is_two_one_sided_welch_tests():
     """Against Welch's formula and Welch and Satterthwaite's degrees of freedom, on the logarithms."""
     random = np.random.default_rng(3)
     ours, theirs = np.exp(random.normal(6, 0.1, 16)), np.exp(random.normal(6.02, 0.14, 12))
-    found = faithful.equivalence(ours, theirs, 1.15)
+    found = comparison.equivalence(ours, theirs, 1.15)
     difference, limit = np.log(theirs).mean() - np.log(ours).mean(), np.log(1.15)
     parts = np.array([np.log(ours).var(ddof=1) / 16, np.log(theirs).var(ddof=1) / 12])
     error, freedom = np.sqrt(parts.sum()), parts.sum() ** 2 / (parts**2 / [15, 11]).sum()
     lower, upper = stats.t.sf((difference + limit) / error, freedom), stats.t.cdf((difference - limit) / error, freedom)
     assert found["p"] == pytest.approx(max(lower, upper))
-    assert faithful.equivalence(theirs, ours, 1.15)["p"] == pytest.approx(found["p"])  # the other one decides
+    assert comparison.equivalence(theirs, ours, 1.15)["p"] == pytest.approx(found["p"])  # the other one decides
     half = stats.t.ppf(0.95, freedom) * error
     ends = np.exp([difference - half, difference, difference + half])
     assert [found[name] for name in ("low", "ratio", "high")] == pytest.approx(ends)
@@ -246,26 +245,28 @@ def test_equivalence_is_two_one_sided_welch_tests():
 
 
 def test_programs_are_compared_over_the_seeds_of_both_and_without_seed_0():
-    values = {measure: np.exp(np.arange(5.0)) for measure in faithful.MARGINS}
-    ours = pandas.DataFrame({"stage": 2, "seed": range(5), **values, "autoencoder_loss": [0.02, 0.03, 0.115, 0.02, 1]})
+    values = {measure: np.exp(np.arange(5.0)) for measure in comparison.MARGINS}
+    ours = pandas.DataFrame(
+        {"stage": "small", "seed": range(5), **values, "autoencoder_loss": [0.02, 0.03, 0.115, 0.02, 1]}
+    )
     theirs = ours.assign(errors=2 * ours["errors"], autoencoder_loss=[0.02, 0.03, 0.023, 0.02, 1])[:4][::-1]
-    found = faithful.equivalences(theirs, ours)
+    found = comparison.equivalences(theirs, ours)
     assert [one["runs"] for one in found] == [4, 4, 4, 3, 3, 3, 3]  # the last without seed 2: ours does not draw
     assert [one["ratio"] for one in found] == pytest.approx([2, 1, 0.2 ** (1 / 4), 2, 1, 0.2 ** (1 / 3), 1])
     assert (found[0]["ours"], found[3]["ours"]) == pytest.approx((np.exp(1.5), np.exp(2)))
     assert found[6]["ours"] == pytest.approx(stats.gmean([0.02, 0.03, 0.02]))
-    assert faithful.equivalences(theirs[:0], ours) == []
+    assert comparison.equivalences(theirs[:0], ours) == []
 
 
 def test_whole_trainings_are_told_by_their_last_epochs():
     """A run that is not whole is left out, and ours are those that the study has."""
     steps = 1875 * np.arange(1, 21)
     runs = [
-        pandas.DataFrame({"stage": 3, "seed": seed, "steps": steps, "errors": 100 * seed + steps // 1875})
+        pandas.DataFrame({"stage": "whole", "seed": seed, "steps": steps, "errors": 100 * seed + steps // 1875})
         .assign(uncut_loss=lambda run: run["errors"] / 1000, autoencoder_loss=lambda run: run["errors"] / 10_000)
         for seed in (0, 1)
     ]  # fmt: skip
-    found = faithful.last_epochs(pandas.concat([runs[0][:19], runs[1]]), faithful.our_runs())
+    found = comparison.last_epochs(pandas.concat([runs[0][:19], runs[1]]), comparison.our_runs())
     last, late = {"errors": 120}, {"late_errors": 115.5}
     for measure, scale in (("uncut_loss", 1000), ("autoencoder_loss", 10_000)):
         last[measure], late[f"late_{measure}"] = 120 / scale, pytest.approx(115.5 / scale)
@@ -287,7 +288,7 @@ def test_whole_trainings_are_compared_by_the_ratios_of_their_means():
     }
     theirs = [{"program": "the author's", **values, "late_errors": errors} for errors in (1, 4)]
     ours = [{"program": "ours", **values, "late_errors": errors} for errors in (2, 4, 8)]
-    found = faithful.mean_ratios(ours + theirs)
+    found = comparison.mean_ratios(ours + theirs)
     assert [one["name"].split(",")[0] for one in found] == [*np.repeat(["errors", "cross-entropy", "squared error"], 2)]
     compared = {**found[1]}
     parts = np.log(2) ** 2 * np.array([2 / 2, 1 / 3])  # Welch's variances of both means, with 1 and 2 degrees
@@ -295,7 +296,7 @@ def test_whole_trainings_are_compared_by_the_ratios_of_their_means():
     ends = {"low": pytest.approx(0.5 * np.exp(-half)), "high": pytest.approx(0.5 * np.exp(half))}
     assert compared.pop("name") == "errors, mean of epochs 11 to 20"
     assert compared == {"ours": pytest.approx(4), "theirs": pytest.approx(2), "ratio": pytest.approx(0.5), **ends}
-    assert faithful.mean_ratios(ours + theirs[:1]) == []
+    assert comparison.mean_ratios(ours + theirs[:1]) == []
 
 
 def test_the_chart_shows_both_programs_and_the_article():
@@ -304,7 +305,7 @@ def test_the_chart_shows_both_programs_and_the_article():
         for seed, epochs, version in ((0, 20, "1.4.1"), (2, 3, "1.15.2"))
         for epoch in range(1, epochs + 1)
     ]
-    axes = faithful.draw_errors(pandas.DataFrame(runs, columns=["seed", "steps", "errors", "versions"])).axes[0]
+    axes = comparison.draw_errors(pandas.DataFrame(runs, columns=["seed", "steps", "errors", "versions"])).axes[0]
     first, second, article = (line.get_xydata() for line in axes.lines)
     np.testing.assert_array_equal(first, [[epoch, 100 + epoch] for epoch in range(1, 21)])
     np.testing.assert_array_equal(second, [[1, 101], [2, 102], [3, 103]])
@@ -320,29 +321,42 @@ def test_the_chart_shows_both_programs_and_the_article():
 
 
 def test_a_run_draws_when_ten_batches_in_a_row_are_better_than_a_blind_one_in_the_mean():
-    least = faithful.BLIND
-    assert faithful.drew_in([0.1] * 12 + [least - 0.001] * 9) == ""
-    assert faithful.drew_in([0.1] * 12 + [least - 0.001] * 10) == 22
-    assert faithful.drew_in([2 * least, *[least - 0.001] * 9, 0, 0.1]) == 11
+    least = BLIND
+    for steps, drawings in (
+        ("", [0.1] * 12 + [least - 0.001] * 9),
+        (22, [0.1] * 12 + [least - 0.001] * 10),
+        (11, [2 * least, *[least - 0.001] * 9, 0, 0.1]),
+    ):
+        assert course(drawings, drawings)["drew_in"] == steps
+
+
+def test_what_a_row_says_of_a_course():
+    """By hand: two of twelve losses are above 5, the third and the tenth; the last ten have a mean of 2.5."""
+    losses = [1, 1, 6, 1, 1, 1, 1, 1, 1, 10, 1, 2]
+    found = course(losses, [1.0] * 12)
+    assert found == {"left_in": 3, "above_5": 2, "at_the_end": 2.5, "drew_in": ""}
+    assert course([1.0] * 12, [0.0] * 12) == {"left_in": "", "above_5": 0, "at_the_end": 1, "drew_in": 10}
 
 
 def test_when_the_decoder_begins_is_told_by_ranks():
     """Mann and Whitney's exact test of no common step, and who has not begun is behind all others."""
-    ours = pandas.DataFrame({"stage": 4, "seed": range(5), "drew_in": [50, np.nan, 60, 70, 80]})
-    theirs = pandas.DataFrame({"stage": 4, "seed": range(4), "drew_in": [10, 20, 30.0, 40]})
+    ours = pandas.DataFrame({"stage": "first_steps", "seed": range(5), "drew_in": [50, np.nan, 60, 70, 80]})
+    theirs = pandas.DataFrame({"stage": "first_steps", "seed": range(4), "drew_in": [10, 20, 30.0, 40]})
     shared = {"runs": 4, "p": pytest.approx(2 / 70)}  # of the 70 ways to mix four and four, two are as far apart
-    assert faithful.beginnings(theirs, ours) == [
+    assert comparison.beginnings(theirs, ours) == [
         {"program": "ours", "begun": 3, "median": 60, "low": 50, "high": 70, **shared},
         {"program": "the author's", "begun": 4, "median": 20, "low": 10, "high": 30, **shared},
     ]
-    assert faithful.beginnings(theirs[:0], ours) == []
+    assert comparison.beginnings(theirs[:0], ours) == []
 
 
 def test_runs_with_the_same_random_numbers_are_told_in_pairs():
-    theirs = pandas.DataFrame({"stage": 4, "seed": range(6), "drew_in": [10, 20, 30, np.nan, 50, 60]})
-    ours = pandas.DataFrame({"stage": 5, "cut": 0, "seed": range(1, 7), "drew_in": [24, 31, 40, 48, np.nan, 70]})
+    theirs = pandas.DataFrame({"stage": "first_steps", "seed": range(6), "drew_in": [10, 20, 30, np.nan, 50, 60]})
+    ours = pandas.DataFrame(
+        {"stage": "same_numbers", "cut": 0, "seed": range(1, 7), "drew_in": [24, 31, 40, 48, np.nan, 70]}
+    )
     both = pandas.concat([ours, ours.assign(cut=1, drew_in=ours["drew_in"] + 2)[:-2]])
-    found = faithful.same_randomness(theirs, both)
+    found = comparison.same_randomness(theirs, both)
     first = {"first": "the author's", "second": "ours", "runs": 5, "begun_first": 4, "begun_second": 4, "later": 2}
     first |= {"by": 1, "apart": 2, "most": 4}  # 4, 1 and -2 steps later
     assert found[0] == {**first, "correlation": pytest.approx(1), "p": pytest.approx(0.75)}
@@ -351,30 +365,28 @@ def test_runs_with_the_same_random_numbers_are_told_in_pairs():
     assert {name: found[1][name] for name in second} == second
     third = {"first": "ours", "second": "ours, cut at 1e-7", "runs": 4, "later": 4, "by": 2, "apart": 2, "most": 2}
     assert {name: found[2][name] for name in third} == third
-    assert faithful.same_randomness(theirs, ours.assign(stage=4)) == []
+    assert comparison.same_randomness(theirs, ours.assign(stage="first_steps")) == []
 
 
 def test_a_drawing_that_is_blind_to_its_image_costs_as_much_as_the_program_says():
     images = preprocess(load_data()[0][0])
-    assert faithful.BLIND == pytest.approx(np.square(images - images.mean(axis=0)).mean(), abs=5e-5)
-    original = (ROOT / "experiments" / "original.py").read_text(encoding="utf-8")
-    assert f"\nBLIND = {faithful.BLIND} " in original and f"\nLEFT = {faithful.LEFT} " in original
+    assert BLIND == pytest.approx(np.square(images - images.mean(axis=0)).mean(), abs=5e-5)
 
 
 def test_runs_that_left_came_back_or_died_are_counted():
     columns = ["stage", "seed", "threads", "gated", "above_5", "at_the_end", "losses_sha256"]
     theirs = [
-        [0, 102, 1, 0, 0, 0.5, "a"],
-        [0, 102, 1, 0, 3, 0.7, "b"],
-        [0, 102, 1, 0, 1, 2.3, "e"],
-        [0, 102, 1, 0, 0, 2.3, "f"],
-        [0, 102, 1, 0, 60, 14.0, "c"],
-        [0, 200, 0, 1, 0, 1, "d"],
+        ["race", 102, 1, 0, 0, 0.5, "a"],
+        ["race", 102, 1, 0, 3, 0.7, "b"],
+        ["race", 102, 1, 0, 1, 2.3, "e"],
+        ["race", 102, 1, 0, 0, 2.3, "f"],
+        ["race", 102, 1, 0, 60, 14.0, "c"],
+        ["race", 200, 0, 1, 0, 1, "d"],
     ]
     ours = pandas.DataFrame(
-        [[0, 200, 0, 0.4, "e"]], columns=["stage", "seed", "above_5", "at_the_end", "losses_sha256"]
+        [["race", 200, 0, 0.4, "e"]], columns=["stage", "seed", "above_5", "at_the_end", "losses_sha256"]
     )
-    first, second, third = faithful.deaths(pandas.DataFrame(theirs, columns=columns), ours.assign(cut=1))
+    first, second, third = comparison.deaths(pandas.DataFrame(theirs, columns=columns), ours.assign(cut=1))
     assert first == {
         "program": "the author's, as written, one seed", "threads": "1",
         "runs": 5, "ends": 5, "left": 3, "back": 1, "chance": 2, "dead": 1, "living": 1.5,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import dropouts
 
-from benchmarks import gpu, step_time
+from benchmarks import step_time
 from benchmarks.throughput import (
     CONTESTANTS,
     PREPARE,
@@ -19,6 +19,7 @@ from benchmarks.throughput import (
     time_contestant,
 )
 from data import batches, epoch_order, output_shapes
+from experiments.steps import without_decoder
 from train import new_model
 
 
@@ -67,7 +68,7 @@ def test_ratios_are_taken_within_a_round():
 
 def test_the_classifier_alone_is_the_network_without_its_decoder(mnist):
     whole = new_model()
-    alone = step_time.without_decoder(whole)
+    alone = without_decoder(whole)
     images = mnist[1][0][:8, ..., np.newaxis] / np.float32(255)
     assert np.array_equal(alone.predict(images, verbose=0), whole.predict(images, verbose=0)[0])
     decoder = [whole.get_layer(name).count_params() for name in ("decoder", "autoencoder")]
@@ -138,12 +139,3 @@ def copy_weights(model, network, torch):
             with torch.no_grad():
                 layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)))
                 layer.bias.copy_(torch.from_numpy(bias))
-
-
-@pytest.mark.slow
-def test_the_gpu_program_runs_anywhere(tmp_path, capsys):
-    gpu.main(["--limit", "32", "--epochs", "2", "--output-dir", str(tmp_path)])
-    said = capsys.readouterr().out.splitlines()
-    assert [line.split(",")[0].split(": ")[1] for line in said[:4]] == ["parity", "training", "parity", "training"]
-    assert "epoch 2, " in said[1]
-    assert "images/s" in said[1]

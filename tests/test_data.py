@@ -64,9 +64,11 @@ def test_batches_go_through_an_epoch_in_its_order(mnist):
 def test_keras_is_fed_the_same_batches_without_autotuning(mnist):
     images, labels = mnist[1][0][:50], mnist[1][1][:50]
     order = epoch_order(50, 1, 0)
-    made = feed(lambda: batches(images, labels, 32, order, OUTPUTS))
-    pairs = list(zip(made, batches(images, labels, 32, order, OUTPUTS), strict=True))
-    assert len(pairs) == 2
+    made = feed(lambda: batches(images, labels, 32, order, OUTPUTS), 2)
+    pairs = [
+        pair for _ in range(2) for pair in zip(made, batches(images, labels, 32, order, OUTPUTS), strict=True)
+    ]  # once more from the first on, as the test images are needed after every epoch
+    assert len(pairs) == 4
     for (x, targets), (expected_x, expected) in pairs:
         assert np.array_equal(x, expected_x)
         assert len(targets) == len(expected) == 2

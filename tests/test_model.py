@@ -121,11 +121,11 @@ def test_with_the_originals_masks_it_computes_the_same():
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow draws the weights")
 def test_todays_tensorflow_draws_the_originals_initial_weights():
     """Of all twenty networks that were recorded, but for the last bit: some processors multiply and add in one step."""
-    from experiments import original_random
+    from experiments.authors_program import random_numbers
 
     recorded, model, draws = np.load(parity.RANDOM), prepare_model(), {name: [] for name in parity.WEIGHTED}
     for seed in range(100, 120):
-        original_random.take(model, seed)
+        random_numbers.take(model, seed)
         for name, kernels in draws.items():
             kernels.append(model.get_layer(name).get_weights()[0].ravel())
     for name, kernels in draws.items():

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pandas
 import pytest
-from conftest import STUDY, run_script
+from conftest import STUDY
 
 from data import make_targets, preprocess
-from experiments import pulls
+from experiments.second_task import pulls
 from support.backend import reseed
 from support.errors import InputError
 from support.files import locked
@@ -62,28 +62,39 @@ def test_the_record_is_whole():
 def test_a_damaged_table_is_one_line_and_stays(content, tmp_path):
     (tmp_path / "pulls.csv").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=r"pulls\.csv: damaged"):
-        pulls.main(["--quick", "--output-dir", str(tmp_path)])
+        pulls.main(["--output-dir", str(tmp_path)])
     assert (tmp_path / "pulls.csv").read_text(encoding="utf-8") == content
     assert not (tmp_path / "pulls.png").exists()
 
 
 def test_two_at_once_in_one_folder_are_refused(tmp_path):
     with locked(tmp_path / ".lock"), pytest.raises(InputError, match=r"another pulls\.py is at work in"):
-        pulls.main(["--quick", "--output-dir", str(tmp_path)])
+        pulls.main(["--output-dir", str(tmp_path)])
 
 
 @pytest.mark.slow
-def test_in_miniature_it_measures_medians_and_draws(tmp_path, mnist):
-    done = run_script("experiments/pulls.py", "--quick", "--output-dir", tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_in_miniature_it_measures_medians_and_draws(tmp_path, mnist, capsys):
+    recorded, *runs = pulls.plan()
+    planned = [{**recorded, "batches": 2}, *({**run, "steps": [0, 2], "batches": 2} for run in runs[:2])]
+    flags = ["--output-dir", str(tmp_path), "--threads", "1"]
+    pulls.main(flags, planned)
+    assert "3 of 3 tasks done" in capsys.readouterr().out
     rows = pandas.read_csv(tmp_path / "pulls.csv")
     assert rows[pulls.KEY].values.tolist() == [[0.1, 0, 0], [0.1, 0, 2], [1, 0, 0], [1, 0, 2]]
+    assert len(pandas.read_csv(tmp_path / "pulls_of_batches.csv")) == 2
     assert (tmp_path / "pulls.png").stat().st_size > 10_000
     written = [path.read_bytes() for path in sorted(tmp_path.glob("pulls*"))]
-    again = run_script("experiments/pulls.py", "--quick", "--output-dir", tmp_path)
-    assert (again.returncode, again.stderr, ": done" in again.stdout) == (0, "", False)
+    pulls.main(flags, planned)
+    assert "tasks done" not in capsys.readouterr().out
     assert written == [path.read_bytes() for path in sorted(tmp_path.glob("pulls*"))]
 
     images, labels = (part[:64] for part in mnist[0])
     found = pulls.pulls(pulls.new_probes(0.1), new_model(seed=0).get_weights(), images, labels)
     assert rows.loc[0, found.columns].tolist() == pytest.approx(found.median().tolist(), rel=1e-3, abs=1e-4)
+
+
+def test_the_plan_is_five_seeds_at_three_weights_and_the_recorded_network():
+    recorded, *runs = pulls.plan()
+    assert recorded == {"batches": 100}
+    assert [(run["weight"], run["seed"]) for run in runs] == [(w, seed) for seed in range(5) for w in (0.1, 1, 10)]
+    assert {(tuple(run["steps"]), run["batches"]) for run in runs} == {((0, 10, 25, 50, 100, 200, 400, 800), 20)}

@@ -116,7 +116,9 @@ def test_probabilities(rows):
 
 def test_the_authors_program_and_ours_in_small_trainings():
     """Welch's two one-sided tests from means, deviations and numbers of runs, over all seeds and without seed 0."""
-    tables = [pandas.read_csv(REFERENCE / "original" / name).query("stage == 2") for name in ("ours.csv", "runs.csv")]
+    tables = [
+        pandas.read_csv(REFERENCE / "original" / name).query("stage == 'small'") for name in ("ours.csv", "runs.csv")
+    ]
     planned = [("errors", 1.15), ("classification_loss", 1.2), ("autoencoder_loss", 1.15)]
     seeds = [range(16)] * 3 + [range(1, 16)] * 3
     drew = [set(rows[rows["autoencoder_loss"] < 0.0673]["seed"]) for rows in tables]
@@ -137,8 +139,8 @@ def test_the_authors_program_and_ours_in_small_trainings():
 
 
 def test_the_race():
-    rows = pandas.read_csv(REFERENCE / "original" / "runs.csv").query("stage == 0")
-    ours = pandas.read_csv(REFERENCE / "original" / "ours.csv").query("stage == 0")
+    rows = pandas.read_csv(REFERENCE / "original" / "runs.csv").query("stage == 'race'")
+    ours = pandas.read_csv(REFERENCE / "original" / "ours.csv").query("stage == 'race'")
     groups = [
         rows[(rows["seed"] == 102) & (rows["threads"] == t) & (rows["gated"] == g)] for t in (0, 1) for g in (0, 1)
     ]
@@ -156,7 +158,7 @@ def test_the_race():
 def whole_trainings():
     """Of 20 epochs, by program and seed: a table of the errors and losses after each."""
     measures = ["errors", "uncut_loss", "autoencoder_loss"]
-    rows = pandas.read_csv(REFERENCE / "original" / "runs.csv").query("stage == 3")
+    rows = pandas.read_csv(REFERENCE / "original" / "runs.csv").query("stage == 'whole'")
     theirs = {seed: run[measures].reset_index(drop=True) for seed, run in rows.groupby("seed") if len(run) == 20}
     folders = [REFERENCE, *(REFERENCE / "seeds" / seed for seed in "12")]
     folders += [STUDY / "A" / f"A-0.9-0.1-seed{seed}" for seed in (3, 4)]
@@ -209,7 +211,10 @@ def test_the_results(rows, whole_trainings):
 
 
 def test_when_the_decoders_begin():
-    tables = [pandas.read_csv(REFERENCE / "original" / name).query("stage == 4") for name in ("ours.csv", "runs.csv")]
+    tables = [
+        pandas.read_csv(REFERENCE / "original" / name).query("stage == 'first_steps'")
+        for name in ("ours.csv", "runs.csv")
+    ]
     late = [rows["drew_in"].fillna(401) for rows in tables]  # after the last step, whenever that is
     p = stats.mannwhitneyu(*late).pvalue
     for said, steps in zip(numbers("docs/faithful.md", "median step"), late, strict=True):
@@ -221,9 +226,9 @@ def test_when_the_decoders_begin():
 def test_the_same_random_numbers():
     theirs, ours = (pandas.read_csv(REFERENCE / "original" / name) for name in ("runs.csv", "ours.csv"))
     programs = [
-        theirs.query("stage == 4"),
-        ours.query("stage == 5 and cut == 0"),
-        ours.query("stage == 5 and cut == 1"),
+        theirs.query("stage == 'first_steps'"),
+        ours.query("stage == 'same_numbers' and cut == 0"),
+        ours.query("stage == 'same_numbers' and cut == 1"),
     ]
     for said, (i, j) in zip(numbers("docs/faithful.md", "rank correlation"), [(0, 1), (0, 2), (1, 2)], strict=True):
         a, b = programs[i].merge(programs[j], on="seed")[["drew_in_x", "drew_in_y"]].to_numpy().T

@@ -199,7 +199,8 @@ def test_the_scripts_turn_onednn_on_unless_their_user_sets_it(theirs, tmp_path, 
         "import os\nraise ImportError('oneDNN is ' + os.environ['TF_ENABLE_ONEDNN_OPTS'])\n", encoding="utf-8"
     )
     environment = {"PYTHONPATH": str(tmp_path)} | ({"TF_ENABLE_ONEDNN_OPTS": theirs} if theirs else {})
-    for script in ("train.py", "evaluate.py", "visualize.py", "predict.py", "demo/draw.py", "experiments/pulls.py"):
+    scripts = "train.py", "evaluate.py", "visualize.py", "predict.py", "demo/draw.py", "experiments.second_task.pulls"
+    for script in scripts:
         said = run_script(script, "--help", **environment).stderr
         assert f": oneDNN is {theirs or 1}: install" in said, script
 
@@ -239,20 +240,21 @@ def test_a_backend_that_cannot_train_is_named():
 @pytest.mark.parametrize(
     ("script", "package"),
     [
-        ("experiments/answer.py", "pandas"),
-        ("experiments/faithful.py", "pandas"),
-        ("experiments/one_run.py", "psutil"),
-        ("experiments/pulls.py", "pandas"),
-        ("demo/draw.py", "gradio"),
+        ("experiments.second_task.runs", "psutil"),
+        ("experiments.second_task.answer", "pandas"),
+        ("experiments.second_task.pulls", "distributed"),
+        ("experiments.authors_program.ours", "pandas"),
+        ("experiments.authors_program.comparison", "scipy"),
+        ("demo.draw", "gradio"),
     ],
 )
 def test_a_missing_package_of_a_folder_is_named(script, package):
-    code = f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv = [{script!r}, '--help']; "
-    code += f"runpy.run_path({script!r}, run_name='__main__')"
+    code = f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv = ['it', '--help']; "
+    code += f"runpy.run_module({script!r}, run_name='__main__', alter_sys=True)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    folder, name = script.split("/")
+    folder, *_, name = script.split(".")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"{name}: no {package} here: install what {folder}/requirements.txt names, for ")
+    assert done.stderr.startswith(f"{name}.py: no {package} here: install what {folder}/requirements.txt names, for ")
     assert done.stderr.count("\n") == 1
 
 
