@@ -6,15 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from support.data_file import (
-    DATA_FOLDER,
-    check_classes,
-    check_images,
-    check_labels,
-    check_sizes,
-    read_arrays,
-    read_bytes,
-)
+from support.data_file import DATA_FOLDER, read_bytes, read_sets
 from support.errors import InputError
 
 DATA = DATA_FOLDER / "mnist.npz"
@@ -31,16 +23,7 @@ def load_data(path: Path | str = DATA, content: bytes | None = None) -> tuple[tu
     class, by default their numbers. Raises InputError when the file cannot be read, or holds something else; the
     message says what to do.
     """
-    arrays, class_names = read_arrays(path, content or read_bytes(path))
-    sets = []
-    for part in ("train", "test"):
-        images = arrays[f"x_{part}"]
-        check_images(images, f"{path}: x_{part}")
-        labels = check_labels(arrays[f"y_{part}"], len(images), f"{path}: y_{part}")
-        sets.append((images[..., 0] if images.shape[3:] == (1,) else images, labels))
-    (train_images, train_labels), (test_images, test_labels) = sets
-    check_sizes(path, train_images.shape[1:], test_images.shape[1:])
-    return (*sets, check_classes(path, np.concatenate((train_labels, test_labels)), class_names))
+    return read_sets(path, content or read_bytes(path))
 
 
 def preprocess(images: np.ndarray) -> np.ndarray:

@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     own_data = metrics["data_sha256"] == stamp["data_sha256"]
     if own_data and metrics["data_sha256"] == MNIST_SHA256:
         metrics["article_accuracy"] = ARTICLE_ACCURACY
-    try:  # it is said although it cannot be written, and written although it cannot be said
+    try:  # if one of the two fails, to print and to write, the other is still done
         print("\n".join(report(metrics)))
         if not own_data:
             print("Not its own data: this network was trained on others")

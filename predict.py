@@ -33,7 +33,7 @@ from support.pictures import WORKING_SIZE, prepare_digit, prepare_picture, read_
 
 RECORDED = cli.ROOT / "outputs" / "reference"
 SURE = 0.9  # below it the second guess is said too
-ROWS = 20  # as many pictures are drawn in predictions.png
+ROWS = 20  # of pictures in predictions.png, at most
 
 
 class Trained(NamedTuple):
@@ -46,7 +46,7 @@ class Trained(NamedTuple):
 
 
 def choose_run() -> Path:
-    """Return the folder of the network that is asked where none is named: outputs, or the recorded run's until then."""
+    """Return the folder of the network to ask if none is named: outputs, or the recorded run while there is none."""
     if (cli.OUTPUT_DIR / run_folder.MODEL).exists():
         return cli.OUTPUT_DIR
     return RECORDED.relative_to(Path.cwd()) if RECORDED.is_relative_to(Path.cwd()) else RECORDED

@@ -32,7 +32,7 @@ from support.data_file import data_entry, read_bytes
 from support.errors import InputError
 from support.files import locked
 from support.record import Record
-from support.resume import CheckColumns, begin, resume, settings_of, what_differs
+from support.resume import begin, resume, settings_of, what_differs
 
 EPOCHS = 20  # [A]
 BATCH_SIZE = 32  # [R]
@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> None:
                     batch_size=args.batch_size,
                     seed=args.seed,
                     first_epoch=len(history),
-                    callbacks=[stop, CheckColumns(history), Record(folder, settings, history, lock)],
+                    callbacks=[stop, Record(folder, settings, history, lock)],
                     verbose=int(bool(sys.stdout) and sys.stdout.isatty()),
                 )
         except (KeyboardInterrupt, OSError, MemoryError, FloatingPointError) as error:

@@ -34,25 +34,25 @@ from support.drawing import PNG, percent, picture_style, save_figure, short
 from support.errors import InputError
 from support.files import atomic_write
 
-COUNT = 3  # [A] shows as many pairs
+COUNT = 3  # [A] shows three pairs
 PAIR_HEIGHT = 224  # pixels, or a little less: a pixel of MNIST becomes 8x8 of them
 GAP = 2  # of the images' pixels, between the two halves of a pair
-SHEET = 10  # as many pictures fit on a sheet
-MATRIX_CLASSES = 20  # as many can be told apart with a number in each cell
-MISTAKES = 24  # as many fit on a sheet
+SHEET = 10  # pictures on a sheet
+MATRIX_CLASSES = 20  # with more, the cells of the matrix have no numbers
+MISTAKES = 24  # pictures on a sheet, at most
 TRAINING = {"color": "tab:blue", "marker": "o"}  # each colour has one meaning, here and in the other charts
 TEST = {"color": "tab:orange", "marker": "s"}
 BESIDE = {"color": "tab:green", "linewidth": 1}
 
 
 def join(image, reconstruction, gap, axis):
-    """Return an image and its reconstruction, uint8 both, in one: along an axis, a white gap between them."""
+    """Return an image and its reconstruction, both uint8, one after the other along an axis, a white gap between."""
     white = np.full_like(image.take(range(gap), axis), 255)
     return np.concatenate((image, white, reconstruction), axis)
 
 
 def enlarge(image, scale):
-    """Return an image, uint8, with every pixel as a square of so many."""
+    """Return an image, uint8, with every pixel as a square of scale x scale pixels."""
     return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 

@@ -52,7 +52,7 @@ OF_PYTORCH = "def"
 
 
 def keras_project(precision):
-    """(a), (b): as train.py trains. Returns what trains on so many images, and what gives the weights."""
+    """(a), (b): as train.py trains. Returns a function that trains on images, and one that gives the weights."""
     (images, labels), (test_images, test_labels), _ = load_data()
     model = new_model(precision=precision)
 
@@ -151,7 +151,7 @@ PREPARE = {
 
 
 def time_contestant(contestant, images):
-    """Train on so many images, warmed up; returns images a second and this process' peak memory in MB."""
+    """Train on this number of images, warmed up; returns images a second and this process' peak memory in MB."""
     import resource  # not on Windows
 
     train_on, _ = PREPARE[contestant]()

@@ -13,7 +13,7 @@ from support.drawing import percent
 from support.errors import InputError
 from support.pictures import read_picture
 
-BARS = 3  # so many classes are shown, the likeliest
+BARS = 3  # classes that are shown, the likeliest
 
 
 def figure(caption, picture):

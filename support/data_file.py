@@ -25,8 +25,8 @@ def data_entry(path, content):
     return {"data": name.as_posix(), "data_sha256": hashlib.sha256(content).hexdigest()}
 
 
-def read_arrays(path, content):
-    """Return the arrays of a data file by name, and its class names, None if it has none. content: its bytes."""
+def read_sets(path, content):
+    """Return what load_data() does, from the bytes of a data file."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
@@ -35,7 +35,16 @@ def read_arrays(path, content):
         raise
     except Exception as error:  # a damaged file can fail in a dozen ways
         raise InputError(f"{path}: not an .npz file with x_train, y_train, x_test and y_test ({error})") from None
-    return arrays, class_names
+    sets = []
+    for part in ("train", "test"):
+        images = arrays[f"x_{part}"]
+        check_images(images, f"{path}: x_{part}")
+        labels = check_labels(arrays[f"y_{part}"], len(images), f"{path}: y_{part}")
+        sets.append((images[..., 0] if images.shape[3:] == (1,) else images, labels))
+    sizes = [images.shape[1:] for images, _ in sets]
+    if sizes[0] != sizes[1]:
+        raise InputError(f"{path}: images of {sizes[0]} for training and {sizes[1]} for testing: make them alike")
+    return (*sets, check_classes(path, {*sets[0][1].tolist(), *sets[1][1].tolist()}, class_names))
 
 
 def read_class_names(path, file):
@@ -75,15 +84,11 @@ def check_labels(labels, count, name):
     return used
 
 
-def check_sizes(path, train_shape, test_shape):
-    """Raise InputError unless the images for training and for testing have one shape."""
-    if train_shape != test_shape:
-        raise InputError(f"{path}: images of {train_shape} for training and {test_shape} for testing: make them alike")
+def check_classes(path, present, class_names):
+    """Return the names of the classes, by default their numbers. present: the labels that occur, a set.
 
-
-def check_classes(path, labels, class_names):
-    """Return the names of the classes, by default their numbers. labels: of all images. Raises InputError for gaps."""
-    present = {*labels.tolist()}
+    Raises InputError when numbers or names are missing.
+    """
     class_num = max(present) + 1
     if class_names is None:
         if class_num > len(present):

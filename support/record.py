@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from support.files import atomic_write
+from support.resume import check_columns
 from support.run_folder import HISTORY, MODEL, STAMP, remove_results, writing
 
 EPOCH_LINE = (
@@ -20,7 +21,8 @@ class Record(keras.callbacks.Callback):
     """Saves a run after each epoch, and prints the line of it.
 
     history: the rows of the epochs that are done, dicts, to which each new one is added: epoch, what Keras measured,
-    seconds without the saving. folder, settings, lock: as for save_epoch().
+    seconds without the saving. folder, settings, lock: as for save_epoch(). Raises InputError after the first step when
+    a resumed run's history has other columns.
     """
 
     def __init__(self, folder, settings, history, lock):
@@ -29,6 +31,10 @@ class Record(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 0 and self.history:
+            check_columns(self.history[0], logs)
 
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1, **logs, "seconds": time.perf_counter() - self.started}
@@ -40,8 +46,8 @@ class Record(keras.callbacks.Callback):
 def save_epoch(folder, model, settings, history, lock=None):
     """Put the run with these settings on disk as it is after the last epoch of its history.
 
-    history: dicts with the names of the first one, in whatever order. lock: as for writing().
-    Killed at whatever moment, this leaves a whole model.keras, a history that holds its epochs and perhaps
+    history: dicts with the names of the first one, in any order. lock: as for writing().
+    Killed at any moment, this leaves a whole model.keras, a history that holds its epochs and perhaps
     one more, which resume() then drops, and no result of another network.
     """
     stamp = {"epoch": len(history), **{name: settings[name] for name in STAMP}}

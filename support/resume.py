@@ -9,23 +9,11 @@ import zipfile
 import h5py
 import keras
 
+from support import run_folder
 from support.environment import environment
 from support.errors import InputError
 from support.files import write_json
-from support.run_folder import (
-    MODEL,
-    NO_OPTIMIZER,
-    RUN_FILES,
-    RUN_FLAGS,
-    SETTINGS,
-    START_ANEW,
-    is_of_run,
-    load_network,
-    read_history,
-    read_settings,
-    remove_results,
-    writing,
-)
+from support.run_folder import MODEL, NO_OPTIMIZER, SETTINGS, START_ANEW
 
 
 def settings_of(model, args, data):
@@ -34,7 +22,7 @@ def settings_of(model, args, data):
     data: what data_entry() says of them.
     """
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # mixed_float16 wraps it
-    settings = {name: getattr(args, name) for name in RUN_FLAGS} | {"optimizer": type(optimizer).__name__}
+    settings = {name: getattr(args, name) for name in run_folder.RUN_FLAGS} | {"optimizer": type(optimizer).__name__}
     settings |= {name: value for name, value in optimizer.get_config().items() if name != "name"}
     return settings | data | {"backend": keras.backend.backend()}
 
@@ -45,7 +33,7 @@ def in_words(value):
 
 
 def has_optimizer(path):
-    """Return whether a model.keras holds an optimizer, without which it cannot be trained further; or is not there."""
+    """Return whether a model.keras holds an optimizer, without which it cannot be trained further; True of no file."""
     with contextlib.suppress(Exception):  # a damaged file can fail in a dozen ways, and is another matter
         with zipfile.ZipFile(path) as file, h5py.File(io.BytesIO(file.read("model.weights.h5"))) as weights:
             return "optimizer" in weights
@@ -57,13 +45,13 @@ def begin(folder, settings, overwrite=False):
 
     Raises InputError when the folder holds any file of a run, unless that is to be replaced.
     """
-    if not overwrite and any((folder / name).exists() for name in RUN_FILES):
+    if not overwrite and any((folder / name).exists() for name in run_folder.RUN_FILES):
         go_on = "go on with --resume, and more --epochs if it is done, " if has_optimizer(folder / MODEL) else ""
         raise InputError(f"{folder} holds a run: {go_on}{START_ANEW}")
     settings = {**settings, "starts": [{"after_epoch": 0, **environment()}]}
-    with writing(folder):
-        remove_results(folder)
-        for name in reversed(RUN_FILES):
+    with run_folder.writing(folder):
+        run_folder.remove_results(folder)
+        for name in reversed(run_folder.RUN_FILES):
             (folder / name).unlink(missing_ok=True)
         write_json(folder / SETTINGS, settings)
     return settings
@@ -74,11 +62,11 @@ def restore(folder, model, settings):
 
     Raises InputError when the network is not the model's or not of a run with these settings, or has no optimizer.
     """
-    saved, stamp = load_network(folder, precision=None)
+    saved, stamp = run_folder.load_network(folder, precision=None)
     layers, saved_layers = (json.dumps(each.get_config()["layers"], sort_keys=True) for each in (model, saved))
     if layers != saved_layers:
         raise InputError("cannot resume: this run has another network; has model.py changed since?")
-    if not is_of_run(stamp, settings):
+    if not run_folder.is_of_run(stamp, settings):
         raise InputError(f"cannot resume: {folder / MODEL} is of another run: {START_ANEW}")
     model.optimizer.build(model.trainable_variables)
     try:
@@ -96,7 +84,7 @@ def resume(folder, model, settings):
     settings: what is to be trained now. Returns the settings as they are recorded now, and the history so
     far. Raises InputError when this is another run, or one that cannot be resumed.
     """
-    saved, history = read_settings(folder), []
+    saved, history = run_folder.read_settings(folder), []
     if saved["data_sha256"] != settings["data_sha256"]:
         raise InputError(f"cannot resume: this run was trained on {saved['data']}, not on {settings['data']}")
     for name, value in settings.items():
@@ -106,12 +94,12 @@ def resume(folder, model, settings):
         done = restore(folder, model, settings)
         if done > settings["epochs"]:
             raise InputError(f"cannot resume: this run has {done} epochs, more than --epochs {settings['epochs']}")
-        history = read_history(folder, done)
-    elif len(read_history(folder)) > 1:
+        history = run_folder.read_history(folder, done)
+    elif len(run_folder.read_history(folder)) > 1:
         # One epoch of history alone is right: the run was killed just before its first model.keras was in place.
         raise InputError(f"cannot resume: {folder / MODEL} is missing; --overwrite starts this run anew")
     settings = {**saved, **settings, "starts": [*saved["starts"], {"after_epoch": len(history), **environment()}]}
-    with writing(folder):
+    with run_folder.writing(folder):
         write_json(folder / SETTINGS, settings)
     return settings, history
 
@@ -123,17 +111,9 @@ def what_differs(settings):
     return [f"{name} {in_words(first[name])}, not {in_words(last[name])}" for name in names]
 
 
-class CheckColumns(keras.callbacks.Callback):
-    """Raises InputError after the first step when what it measures are not the columns of a resumed run's history."""
-
-    def __init__(self, history):
-        super().__init__()
-        self.history = history
-
-    def on_train_batch_end(self, batch, logs=None):
-        if batch == 0 and self.history:
-            names = [f"{prefix}{name}" for prefix in ("", "val_") for name in logs]
-            other = sorted(self.history[0].keys() ^ {"epoch", "seconds", *names})
-            if other:
-                refusal = f"only one of both has {', '.join(other)}: replace it with --overwrite"
-                raise InputError(f"cannot resume: this run's history.csv has other columns than train.py, {refusal}")
+def check_columns(row, measured):
+    """Raise InputError unless what a step measured, a dict, belongs to the columns of a row of the run's history."""
+    names = [f"{prefix}{name}" for prefix in ("", "val_") for name in measured]
+    if other := sorted(row.keys() ^ {"epoch", "seconds", *names}):
+        refusal = f"only one of both has {', '.join(other)}: replace it with --overwrite"
+        raise InputError(f"cannot resume: this run's history.csv has other columns than train.py, {refusal}")

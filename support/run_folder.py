@@ -177,7 +177,7 @@ def remove_results(folder):
 
 
 def make(folder):
-    """Make a run's folder, if it is not there; raises InputError when something else has its name."""
+    """Make a run's folder if there is none; raises InputError when a file has its name."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:

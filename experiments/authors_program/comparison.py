@@ -135,7 +135,7 @@ def equivalences(theirs, ours):
 def beginnings(theirs, ours):
     """Return first_steps as rows: of each program, how many runs began to draw, and after how many steps.
 
-    The median and the quartiles are steps of a run. p is Mann and Whitney's; who has not begun is the last.
+    The median and the quartiles are steps of a run. p is Mann and Whitney's; a run that has not begun is the last one.
     """
     a, b = (rows[rows["stage"] == "first_steps"].set_index("seed")["drew_in"].fillna(np.inf) for rows in (ours, theirs))
     both, found = a.index.intersection(b.index), []

@@ -118,7 +118,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("author", help="the folder that holds CNN_Autoencoder")
     parser.add_argument("--stage", choices=("race", "small", "whole", "first_steps"), required=True)
-    parser.add_argument("--threads", type=int, choices=(0, 1), help="only the runs with so many")
+    parser.add_argument("--threads", type=int, choices=(0, 1), help="only the runs with this number of threads")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -45,7 +45,7 @@ PAIRS = [(BOTH, ALONE), (LARGER, ALONE), (LARGE, ALONE)]
 PAIRS += [("U10", "L0"), ("U10", "L10"), ("U1", "L0"), ("L10", "L0")]  # L: labelled images only, U: and others
 LOSSES = {"classification_loss": "cross-entropy", "autoencoder_loss": "squared error"}
 MEASURES = {"errors": "errors", **LOSSES, **{name: name.replace("_", " ") for name in CALIBRATION}}
-EARLY, LATE = "A, epochs 1 to 5", "A, epochs 11 to 20"
+LATE = "A, epochs 11 to 20"
 ARMS = {BOTH: "both tasks", ALONE: "the classifier alone"}
 COLORS = {BOTH: "tab:green", ALONE: "tab:purple"}
 WRONG, AT_RANDOM = 0.2, 0.8  # shares of wrong answers: after how many steps are there fewer, ask parts C2 and F
@@ -71,7 +71,7 @@ ANSWERS = {  # what is asked, images, labels, the second task's weight, and the 
 def load(folder):
     """Return runs.csv as a table, with a column more: the arm of a row, "0.9 0.1", or in part E "U10".
 
-    Part A's errors and cross-entropy are there once more, as means over the first epochs and over the last, two parts.
+    Part A's errors and cross-entropy are there once more, as means over epochs 11 to 20, a part of its own.
     """
     rows = read_runs(folder / RUNS)
     if rows.empty:
@@ -79,19 +79,16 @@ def load(folder):
     first, second = (rows[f"{output}_weight"].map("{:g}".format) for output in ("classification", "autoencoder"))
     labelled = np.where(rows["unlabelled"] > 0, "U", "L") + second
     rows["arm"] = np.where(rows["part"] == "E", labelled, first + " " + second)
-    epochs = rows[rows["part"] == "A"].sort_values("steps").groupby(["arm", "seed"])
-    for part, chosen in ((EARLY, epochs.head(5)), (LATE, epochs.tail(10))):
-        groups = chosen.groupby(["arm", "seed", "images", "filters"], as_index=False)
-        means = groups[["errors", "classification_loss"]].mean()
-        rows = pandas.concat([rows, means.assign(part=part, steps=1)])
-    return rows
+    late = rows[rows["part"] == "A"].sort_values("steps").groupby(["arm", "seed"]).tail(10)
+    means = late.groupby(["arm", "seed", "images", "filters"], as_index=False)[["errors", "classification_loss"]].mean()
+    return pandas.concat([rows, means.assign(part=LATE, steps=1)])
 
 
 def signed_ranks(differences):
     """Return the Hodges-Lehmann median of differences and its interval at LEVEL, NaN if there are too few.
 
-    The interval has all shifts that Wilcoxon's test does not reject (Hollander & Wolfe, chapter 3): of the means of
-    two differences, all but so many at both ends as the exact distribution of the ranks' sum says.
+    The interval holds all shifts that Wilcoxon's test does not reject (Hollander & Wolfe, chapter 3). Its ends are two
+    of the sorted means of two differences; which ones, the exact distribution of the ranks' sum says.
     """
     means = np.sort(np.add.outer(differences, differences)[np.triu_indices(len(differences))] / 2)
     sums = np.ones(1)  # the probabilities of the ranks' sum, from 0
@@ -108,7 +105,7 @@ def compare_pairs(values, baseline):
     low, high = test.confidence_interval(LEVEL)
     means = {"pairs": len(differences), "mean": np.mean(values), "baseline_mean": np.mean(baseline)}
     means |= {"difference": differences.mean(), "from": low, "to": high, "p": test.pvalue}
-    return {**means, **signed_ranks(differences), "p_signed_rank": stats.wilcoxon(values, baseline).pvalue}
+    return {**means, **signed_ranks(differences)}
 
 
 def holm(p):
@@ -178,7 +175,7 @@ def signed(number, digits):
 
 def texts_of(found):
     """Return the texts of a comparison: two means, the difference and its interval, the median and its interval."""
-    digits = 4 if found["mean"] < 0.1 else 3 if found["mean"] < 10 else 1 if found["part"] in (EARLY, LATE) else 0
+    digits = 4 if found["mean"] < 0.1 else 3 if found["mean"] < 10 else 1 if found["part"] == LATE else 0
     texts = [f"{found[name]:.{digits}f}" for name in ("mean", "baseline_mean")]
     for middle, low, high in (("difference", "from", "to"), ("median", "median_from", "median_to")):
         ends = "" if np.isnan(found[low]) else f" ({signed(found[low], digits)} to {signed(found[high], digits)})"
