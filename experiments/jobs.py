@@ -4,6 +4,7 @@ A job is a dict. A program of this folder that is called with --job does one and
 process is why it draws the same random numbers whatever runs beside it. A task is a list of jobs for one worker.
 """
 
+import argparse
 import contextlib
 import json
 import logging
@@ -32,7 +33,7 @@ def add_flags(parser):
     parser.add_argument("--workers", type=cli.number(int, 1), default=1, help="tasks at a time here (default: 1)")
     parser.add_argument("--threads", type=cli.number(int, 1), help="of a job (default: the cores by the workers)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://127.0.0.1:8786")
-    parser.add_argument("--job", help=cli.argparse.SUPPRESS)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
 
 
 def answer(job, do_job):

@@ -58,7 +58,7 @@ def run_script(script, *arguments, **environment):
 
     What is no file, "benchmarks.throughput", is a module, which is run in the project's folder.
     """
-    is_file = script.endswith(".py")
+    is_file = str(script).endswith(".py")
     return subprocess.run(
         [sys.executable, *([ROOT / script] if is_file else ["-m", script]), *map(str, arguments)],
         capture_output=True,

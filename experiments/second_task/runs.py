@@ -199,9 +199,9 @@ def train_and_measure(run, train_set, test_set):
             reseed(network, run["seed"], step // steps_an_epoch)
 
     started = time.perf_counter()
-    losses = train_steps(network, images, labels, indices, before_step, sample_weights)
+    trained = train_steps(network, images, labels, indices, before_step, sample_weights)
     for step in range(run["steps"] + 1):
-        if step and not math.isfinite(loss := next(losses)["loss"]):
+        if step and not math.isfinite(loss := next(trained)["loss"]):
             raise FloatingPointError(f"the loss became {loss} in step {step}")
         if step in run["measured_at"]:
             found = measure_network(network, test_set, (images[held_out], labels[held_out]))
