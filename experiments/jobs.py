@@ -73,7 +73,9 @@ def end_jobs(folder):
 def connect(scheduler, workers):
     """Return a Dask client: of the cluster at an address, or of a local one with `workers` workers."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker need not find this project
+    # A worker need not find this project: what it is to call is sent by value, if it comes as a lambda, which Dask
+    # leaves to cloudpickle.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     # Of a local one. A worker does one task at a time; any port is right, for another study may be running.
     local = {"n_workers": workers, "threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
     local |= {"silence_logs": logging.CRITICAL, "preload": IGNORE_CTRL_C}
@@ -91,7 +93,10 @@ def do_tasks(module, tasks, args, record):
     threads, failed = args.threads or max(1, (os.cpu_count() or 1) // args.workers), 0
     with connect(args.scheduler, args.workers) as client:
         # The keys are Dask's own, of which no two are alike: another study may have jobs like these at the same time.
-        futures = {client.submit(do_task, module, task, threads, args.output_dir, pure=False) for task in tasks}
+        futures = {
+            client.submit(lambda task: do_task(module, task, threads, args.output_dir), task, pure=False)
+            for task in tasks
+        }
         try:
             for number, future in enumerate(distributed.as_completed(futures), start=1):
                 if future.exception():  # whatever it is, the other tasks go on
@@ -102,7 +107,7 @@ def do_tasks(module, tasks, args, record):
                 print(f"{number} of {len(tasks)} tasks done", flush=True)
         except BaseException:
             client.cancel([*futures], force=True)
-            client.run(end_jobs, args.output_dir)
+            client.run(lambda: end_jobs(args.output_dir))
             raise
     if failed:
         raise InputError(f"{failed} of {len(tasks)} tasks failed, the others are recorded")

@@ -1,5 +1,8 @@
 """The study of the second task with few images and few steps: `python -m tests.miniature`, and the flags of runs.py."""
 
+if __name__ in ("__main__", "__mp_main__"):
+    import support.quiet  # noqa: F401 - first: it loads Keras without TensorFlow's greeting
+
 import math
 
 from experiments.second_task import runs
