@@ -18,13 +18,13 @@ import keras
 import numpy as np
 import pandas
 
-from data import load_data, make_targets, preprocess
+from data import load_data
 from experiments import jobs
 from experiments.second_task.answer import markdown_table, new_figure
 from experiments.second_task.runs import ALL_IMAGES, new_run, origin, train_and_measure
-from model import CLASS_NUM
+from experiments.steps import train_steps
 from support import cli
-from support.backend import keras_settings, reseed
+from support.backend import reseed
 from support.drawing import picture_style, save_figure
 from support.errors import InputError
 from support.files import atomic_write, locked
@@ -45,18 +45,17 @@ FOUND = ["classification_pull", "autoencoder_pull", "ratio", "cosine"]
 COLORS = dict(zip(WEIGHTS, ("tab:green", "tab:orange", "tab:red")))
 
 
-def gradient(probe, weights, batch, targets, epoch):
-    """Return the gradient of the encoder's weights, one array, that a step of a probe with these weights takes.
+def gradient(probe, weights, images, labels, number):
+    """Return the gradient of the encoder's weights, one array, that a probe with these weights takes of a batch.
 
     A probe is a network that is compiled for plain gradient descent with a learning rate of 1: a step moves the weights
-    by just the gradient. epoch: of the Dropout masks.
+    by just the gradient. number: of the batch, and of its Dropout masks.
     """
     probe.set_weights(weights)
-    reseed(probe, 0, epoch)
     encoder = [weight for layer in probe.layers if layer.name.startswith("conv") for weight in layer.weights]
     before = [weight.numpy() for weight in encoder]
-    with keras_settings():
-        probe.train_on_batch(batch, targets)
+    batch = np.arange(number * BATCH_SIZE, (number + 1) * BATCH_SIZE)
+    next(train_steps(probe, images, labels, [batch], lambda step: reseed(probe, 0, number)))
     return np.concatenate([np.ravel(old - new.numpy()) for old, new in zip(before, encoder, strict=True)])
 
 
@@ -75,11 +74,7 @@ def pulls(probes, weights, images, labels):
     """Return a table, a row for each batch: the two pulls at the encoder, their ratio, the cosine of their angle."""
     found = []
     for number in range(len(images) // BATCH_SIZE):
-        chosen = slice(number * BATCH_SIZE, (number + 1) * BATCH_SIZE)
-        batch = preprocess(images[chosen])
-        targets = make_targets(batch, labels[chosen], CLASS_NUM)
-        targets = tuple(targets[name] for name in probes[0].output_names)
-        first, second = (gradient(probe, weights, batch, targets, number) for probe in probes)
+        first, second = (gradient(probe, weights, images, labels, number) for probe in probes)
         norms = np.linalg.norm(first), np.linalg.norm(second)
         found.append((*norms, norms[0] / norms[1], first @ second / (norms[0] * norms[1])))
     return pandas.DataFrame(found, columns=FOUND)
