@@ -18,10 +18,9 @@ def train_steps(network, images, labels, indices, before_step=lambda step: None,
         x = preprocess(images[chosen])
         targets = make_targets(x, labels[chosen], class_num)
         with keras_settings():
-            network.reset_metrics()
             targets = tuple(targets[name] for name in network.output_names)
             measured = network.train_on_batch(x, targets, sample_weights, return_dict=True)
-        yield {name: float(value) for name, value in measured.items()}
+        yield measured
 
 
 def without_decoder(network, weight=1.0, metrics=None):
