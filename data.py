@@ -86,11 +86,6 @@ def even_batches(count: int) -> tuple[int, int]:
     return math.ceil(count / steps), steps
 
 
-def name_classes(class_names: list[str], class_num: int) -> list[str]:
-    """Return the names of class_num classes: those that are given, and for the others their numbers."""
-    return [*class_names, *map(str, range(len(class_names), class_num))]
-
-
 def output_shapes(model) -> dict[str, tuple]:
     """Return the shapes of a network's outputs, without the batch, by name and in their order."""
     return {name: tuple(shape[1:]) for name, shape in zip(model.output_names, model.output_shape)}

@@ -17,10 +17,10 @@ if __name__ == "__main__":
 import keras
 import numpy as np
 
-from data import MNIST_SHA256, batches, check_fit, even_batches, load_data, name_classes, output_shapes, preprocess
+from data import MNIST_SHA256, batches, check_fit, even_batches, load_data, output_shapes, preprocess
 from support import cli, run_folder
 from support.backend import feed, keras_settings
-from support.data_file import data_entry, read_bytes
+from support.data_file import data_entry, name_classes, read_bytes
 from support.files import write_json
 
 ARTICLE_ACCURACY = 0.9933  # [A] after 20 epochs

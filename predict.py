@@ -24,9 +24,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from data import MNIST_SHA256, load_data, name_classes, to_images
+from data import MNIST_SHA256, load_data, to_images
 from evaluate import run_network
 from support import cli, run_folder
+from support.data_file import name_classes
 from support.drawing import percent, picture_style, save_figure
 from support.errors import InputError
 from support.pictures import WORKING_SIZE, prepare_digit, prepare_picture, read_picture

@@ -27,9 +27,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from data import MNIST_SHA256, check_fit, load_data, name_classes, to_images
+from data import MNIST_SHA256, check_fit, load_data, to_images
 from evaluate import ARTICLE_ACCURACY, run_network
 from support import cli, run_folder
+from support.data_file import name_classes
 from support.drawing import PNG, percent, picture_style, save_figure, short
 from support.errors import InputError
 from support.files import atomic_write

@@ -28,12 +28,19 @@ THREADS = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")  # of TensorFlow, and of
 IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 
 
-def add_flags(parser):
-    """Add the flags of a program that has jobs: where they are done, and the hidden one of a job's own process."""
+def parse_args(parser, argv):
+    """Add the flags of a program that has jobs, parse its command line, and make its output directory; returns args.
+
+    The flags: where the jobs are done, and the hidden one of a job's own process.
+    """
     parser.add_argument("--workers", type=cli.number(int, 1), default=1, help="tasks at a time here (default: 1)")
     parser.add_argument("--threads", type=cli.number(int, 1), help="of a job (default: the cores by the workers)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://127.0.0.1:8786")
     parser.add_argument("--job", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    args.output_dir = args.output_dir.resolve()
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    return args
 
 
 def answer(job, do_job):

@@ -44,7 +44,7 @@ class StopAtNaN(keras.callbacks.Callback):
         self.check(logs["loss"])
 
     def on_epoch_end(self, epoch, logs=None):
-        self.check(logs.get("val_loss", 0))
+        self.check(logs["val_loss"])
 
     def check(self, loss):
         if not math.isfinite(loss):

@@ -84,6 +84,11 @@ def check_labels(labels, count, name):
     return used
 
 
+def name_classes(class_names: list[str], class_num: int) -> list[str]:
+    """Return the names of class_num classes: those that are given, and for the others their numbers."""
+    return [*class_names, *map(str, range(len(class_names), class_num))]
+
+
 def check_classes(path, present, class_names):
     """Return the names of the classes, by default their numbers. present: the labels that occur, a set.
 
@@ -94,7 +99,7 @@ def check_classes(path, present, class_names):
         if class_num > len(present):
             missing = next(label for label in range(class_num) if label not in present)
             raise InputError(f"{path}: no image has the label {missing}: number the classes without gaps")
-        class_names = [*map(str, range(class_num))]
+        class_names = name_classes([], class_num)
     if len(class_names) < max(class_num, 2) or len({*class_names}) < len(class_names):
         raise InputError(
             f"{path}: {len(class_names)} class names for {class_num} classes: give each its own, at least two"

@@ -128,6 +128,10 @@ def test_class_names_that_are_no_texts_are_named(class_names, tmp_path):
         load_data(tmp_path / "data.npz")
 
 
+def test_classes_without_names_go_by_their_numbers():
+    assert load_data()[2] == list("0123456789")
+
+
 def test_class_names_keep_their_order_and_may_be_more_than_the_classes(tmp_path):
     images, names = np.zeros((2, 28, 28), np.uint8), ["zebra", "ape", "cow"]
     np.savez(tmp_path / "data.npz", x_train=images, y_train=[0, 1], x_test=images, y_test=[0, 1], class_names=names)

@@ -110,7 +110,7 @@ def test_a_loss_that_is_no_number_ends_the_training_at_once(mnist):
 
 
 def test_every_callback_of_keras_works(mnist, tmp_path):
-    """In a training of three epochs in which nothing gets better, as the learning rate is 0 and Dropout is off."""
+    """In three epochs in which nothing gets better, as the learning rate is next to 0 and Dropout is off."""
     train_set, test_set = [(images[:8], labels[:8]) for images, labels in mnist]
     model, names = new_model(), []
     for layer in dropouts(model):

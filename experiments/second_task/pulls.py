@@ -167,12 +167,10 @@ def main(argv=None, planned=None):
     """The program. planned: the jobs, by default plan()."""
     parser = cli.ArgumentParser(__doc__)
     parser.set_defaults(output_dir=OUTPUT_DIR)
-    jobs.add_flags(parser)
-    args = parser.parse_args(argv)
+    args = jobs.parse_args(parser, argv)
     if args.job:
         return jobs.answer(args.job, do_job)
-    args.output_dir = folder = args.output_dir.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = args.output_dir
     with locked(folder / ".lock", "pulls.py"):
         rows, recorded = read(folder / CSV, [*KEY, *FOUND]), read(folder / CSV_RECORDED, FOUND)
         done = {*zip(rows["weight"], rows["seed"]), *([None] if len(recorded) else [])}

@@ -269,12 +269,10 @@ def main(argv=None, planned=None):
     parser.set_defaults(output_dir=OUTPUT_DIR)
     parts = sorted({task[0]["part"] for task in planned})
     parser.add_argument("--part", choices=parts, action="append", help="can be given again")
-    jobs.add_flags(parser)
-    args = parser.parse_args(argv)
+    args = jobs.parse_args(parser, argv)
     if args.job:
         return jobs.answer(args.job, do_run)
-    args.output_dir = folder = args.output_dir.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = args.output_dir
     with locked(folder / ".lock", "study"):
         rows = read_runs(folder / RUNS)
         planned = [task for task in planned if not args.part or task[0]["part"] in args.part]
